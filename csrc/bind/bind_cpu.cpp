@@ -1,0 +1,23 @@
+// SPDX-FileCopyrightText: 2026 The sparseconv authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The CPU module, sparseconv._cpu.
+#define SPARSECONV_DEVICE_TYPE 1  // DLPack's kDLCPU
+
+#include <algorithm>
+#include <optional>
+
+#include "bind/bind_compute.h"
+#include "bind/bind_mapping.h"
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "sparseconv's CPU core. Private: use the Python package.";
+    sparseconv::bind_mapping(m);
+    sparseconv::bind_compute(m);
+#if defined(_OPENMP)
+    m.attr("openmp") = true;
+#else
+    m.attr("openmp") = false;
+#endif
+    m.attr("compiler") = __VERSION__;
+}

@@ -1,0 +1,35 @@
+// SPDX-FileCopyrightText: 2026 The sparseconv authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What one instruction set offers: kernels.h as function pointers. Each set has one table, defined in kernels_isa.cpp.
+#pragma once
+
+#include "kernels.h"
+
+namespace sparseconv {
+
+struct KernelTable {
+    decltype(&sparseconv::packed_weight_bytes) packed_weight_bytes;
+    decltype(&sparseconv::gather_gemm) gather_gemm;
+    decltype(&sparseconv::gather_outer_bytes) gather_outer_bytes;
+    decltype(&sparseconv::gather_outer) gather_outer;
+    decltype(&sparseconv::column_sum_bytes) column_sum_bytes;
+    decltype(&sparseconv::column_sum) column_sum;
+    decltype(&sparseconv::max_pool) max_pool;
+    decltype(&sparseconv::max_pool_grad) max_pool_grad;
+    decltype(&sparseconv::gather_sum) gather_sum;
+    decltype(&sparseconv::gather_max) gather_max;
+    double (*fma_loop)(int64_t steps);  // runs `steps` steps of independent multiply-adds, returns the FLOPs done
+};
+
+namespace generic {
+const KernelTable& kernel_table();
+}
+namespace avx2 {
+const KernelTable& kernel_table();
+}
+namespace avx512 {
+const KernelTable& kernel_table();
+}
+
+}  // namespace sparseconv

@@ -1,0 +1,114 @@
+// SPDX-FileCopyrightText: 2026 The sparseconv authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernels for one instruction set. Compiled once per set, with -DSPARSECONV_ISA=generic, avx2 (-mavx2 -mfma) or avx512
+// (-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma); the macro is the namespace that keeps the copies apart.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 on its own _mm512_undefined_ps
+#endif
+
+#include "gather_gemm.h"
+#include "gather_outer.h"
+#include "kernel_table.h"
+#include "segment.h"
+
+namespace sparseconv::SPARSECONV_ISA {
+namespace {
+
+// Calls f with a value of the storage type.
+template <class F>
+auto with_scalar(Scalar scalar, const F& f) {
+    switch (scalar) {
+        case Scalar::f64:
+            return f(double{});
+        case Scalar::bf16:
+            return f(Bf16{});
+        case Scalar::f32:
+            break;
+    }
+    return f(float{});
+}
+
+template <class S>
+const S* as(const void* p, S) {
+    return static_cast<const S*>(p);
+}
+template <class S>
+S* as(void* p, S) {
+    return static_cast<S*>(p);
+}
+
+double fma_loop(int64_t steps) {
+    using V = Simd<float>;
+    constexpr int chains = 12;  // more than the 8 to 10 that latency times ports asks for, fewer than the registers of any set
+    float start[chains + 2];
+    for (int i = 0; i < chains + 2; ++i) start[i] = 1.0f / static_cast<float>(i + 2);
+    asm volatile("" : : "r"(start) : "memory");  // unknown and different values: equal chains would be merged into one
+    const V::Reg factor = V::broadcast(start + chains), term = V::broadcast(start + chains + 1);
+    V::Reg acc[chains];
+    SPARSECONV_UNROLL
+    for (int i = 0; i < chains; ++i) acc[i] = V::broadcast(start + i);
+    for (int64_t step = 0; step < steps; ++step) {
+        SPARSECONV_UNROLL
+        for (int i = 0; i < chains; ++i) acc[i] = V::fma(acc[i], factor, term);
+    }
+    V::Reg sum = V::zero();
+    SPARSECONV_UNROLL
+    for (int i = 0; i < chains; ++i) sum = V::add(sum, acc[i]);
+    float kept[V::width];
+    V::store(kept, sum);
+    asm volatile("" : : "r"(kept) : "memory");  // the sum counts as used
+    return 2.0 * chains * V::width * static_cast<double>(steps);
+}
+
+const KernelTable table = {
+    [](Scalar scalar, const ConvShape& s, int64_t taps) {
+        return with_scalar(scalar, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const Weight& weight,
+       const void* bias, void* out, void* scratch) {
+        with_scalar(scalar, [&](auto type) {
+            gather_gemm(cpu, s, pairs, as(features, type), weight, as(bias, type), as(out, type), scratch);
+        });
+    },
+    [](Scalar scalar, const ConvShape& s, const Pairs& pairs) {
+        return with_scalar(scalar, [&](auto type) { return outer_bytes<decltype(type)>(s, pairs); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const void* grad_out,
+       void* grad_weight, void* scratch) {
+        with_scalar(scalar, [&](auto type) {
+            gather_outer(cpu, s, pairs, as(features, type), as(grad_out, type), as(grad_weight, type), scratch);
+        });
+    },
+    [](Scalar scalar, int64_t n, int64_t c) {
+        return with_scalar(scalar, [&](auto type) { return column_bytes<decltype(type)>(n, c); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const void* x, int64_t n, int64_t c, void* out, void* scratch) {
+        with_scalar(scalar, [&](auto type) { column_sum(cpu, as(x, type), n, c, as(out, type), scratch); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, void* out, int32_t* argmax) {
+        with_scalar(scalar, [&](auto type) { max_pool(cpu, s, pairs, as(features, type), as(out, type), argmax); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& reversed, const void* grad_out, const int32_t* argmax,
+       void* grad_in) {
+        with_scalar(scalar, [&](auto type) { max_pool_grad(cpu, s, reversed, as(grad_out, type), argmax, as(grad_in, type)); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, const void* weights,
+       int64_t rows, void* out) {
+        with_scalar(scalar, [&](auto type) {
+            using A = Acc<decltype(type)>;
+            gather_sum(cpu, as(x, type), c, offsets, cols, static_cast<const A*>(weights), rows, as(out, type));
+        });
+    },
+    [](const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows, void* out,
+       int64_t* arg) {
+        with_scalar(scalar, [&](auto type) { gather_max(cpu, as(x, type), c, offsets, cols, rows, as(out, type), arg); });
+    },
+    fma_loop,
+};
+
+}  // namespace
+
+const KernelTable& kernel_table() { return table; }
+
+}  // namespace sparseconv::SPARSECONV_ISA

@@ -1,0 +1,110 @@
+// SPDX-FileCopyrightText: 2026 The sparseconv authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What all kernels over a map share: the loop over blocks, where a block's pairs lie, and the copy of a few rows into cache lines.
+#pragma once
+
+#include "kernels.h"
+#include "runtime.h"
+#include "scalar.h"
+
+namespace sparseconv::SPARSECONV_ISA {
+
+template <class Body>
+void for_each_block(const Cpu& cpu, int64_t n, const Body& body) {
+    run_blocks(
+        cpu, n, [](void* context, int64_t i) { (*static_cast<const Body*>(context))(i); },
+        const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// Memory of one call or one block.
+template <class T>
+struct Scratch {
+    explicit Scratch(int64_t n) : data(static_cast<T*>(allocate_aligned(n * static_cast<int64_t>(sizeof(T))))) {}
+    ~Scratch() { free_aligned(data); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    T* const data;
+};
+
+SPARSECONV_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+SPARSECONV_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+SPARSECONV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+SPARSECONV_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+SPARSECONV_INLINE int64_t in_row(const Pairs& pairs, int64_t p) { return pairs.data[2 * p + pairs.in_column]; }
+SPARSECONV_INLINE int64_t out_row(const Pairs& pairs, int64_t p) { return pairs.data[2 * p + 1 - pairs.in_column]; }
+
+// Where the pairs of each (block of out rows, tap) begin: [block][tap], with one more row for the end. Found by galloping from
+// block to block, since a binary search over all pairs of a tap costs 100 ns in cache misses (15 % of a forward at C = 16).
+struct BlockPairs {
+    BlockPairs(const Cpu& cpu, const Pairs& pairs, int64_t n_out, int64_t block_rows)
+        : taps(pairs.taps), rows(block_rows), blocks(ceil_div(n_out, block_rows)), begins((blocks + 1) * pairs.taps) {
+        for_each_block(cpu, taps, [&](int64_t t) {
+            const int64_t last = pairs.tap_offsets[t + 1];
+            int64_t at = pairs.tap_offsets[t];
+            for (int64_t b = 0; b < blocks; ++b) {
+                at = first_not_below(pairs, at, last, b * rows);
+                begins.data[b * taps + t] = at;
+            }
+            begins.data[blocks * taps + t] = last;
+        });
+    }
+    int64_t begin(int64_t block, int64_t tap) const { return begins.data[block * taps + tap]; }
+    int64_t end(int64_t block, int64_t tap) const { return begins.data[(block + 1) * taps + tap]; }
+
+    const int64_t taps, rows, blocks;
+
+   private:
+    static int64_t first_not_below(const Pairs& pairs, int64_t at, int64_t last, int64_t row) {
+        if (at >= last || out_row(pairs, at) >= row) return at;
+        int64_t step = 1;  // out_row(at) < row holds throughout
+        while (at + step < last && out_row(pairs, at + step) < row) {
+            at += step;
+            step *= 2;
+        }
+        int64_t high = min_of(at + step, last);
+        while (high - at > 1) {
+            const int64_t middle = at + (high - at) / 2;
+            if (out_row(pairs, middle) < row) {
+                at = middle;
+            } else {
+                high = middle;
+            }
+        }
+        return high;
+    }
+
+    Scratch<int64_t> begins;
+};
+
+SPARSECONV_INLINE void prefetch_row(const void* row, int64_t bytes) {
+    const char* p = static_cast<const char*>(row);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+// Copies columns [column, column + k) of n rows into cache lines: line l of row r is at lines + (l * Rows + r) * kLine. The last
+// line is filled up with zeros. `row_of(r)` is the row's number.
+template <int Rows, class S, class RowOf>
+SPARSECONV_INLINE void copy_rows(const S* x, int64_t c, int64_t column, int64_t k, int64_t n, const RowOf& row_of, Acc<S>* lines) {
+    using V = Simd<Acc<S>>;
+    constexpr int line = kLine<Acc<S>>;
+    for (int64_t r = 0; r < n; ++r) {
+        const S* from = x + row_of(r) * c + column;
+        Acc<S>* to = lines + r * line;
+        int64_t left = k;
+        for (; left >= line; left -= line, from += line, to += Rows * line) {
+            SPARSECONV_UNROLL
+            for (int i = 0; i < line; i += V::width) V::store(to + i, load_wide<S>(from + i));
+        }
+        if (left > 0) {
+            SPARSECONV_UNROLL
+            for (int i = 0; i < line; i += V::width) {
+                const int64_t lanes = max_of(0, min_of(left - i, V::width));
+                V::store(to + i, load_wide_part<S>(from + i, lanes));
+            }
+        }
+    }
+}
+
+}  // namespace sparseconv::SPARSECONV_ISA

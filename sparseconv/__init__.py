@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""sparseconv: sparse convolution for point clouds."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import convert, functional, models, nn
+from ._config import show_config
+from .kernel_map import KernelMap, build_kernel_map
+from .tensor import SparseTensor, cat, collate, from_dense
+from .voxelize import devoxelize, voxelize
+
+try:
+    __version__ = version("sparseconv")
+except PackageNotFoundError:  # imported from a source tree that was built in place and never installed
+    __version__ = "0+source"
+
+
+def clear_cache(x: SparseTensor) -> None:
+    """Forgets the kernel maps kept with a tensor's sites."""
+    x.clear_cache()
+
+
+__all__ = [
+    "KernelMap",
+    "SparseTensor",
+    "__version__",
+    "build_kernel_map",
+    "cat",
+    "clear_cache",
+    "collate",
+    "convert",
+    "devoxelize",
+    "from_dense",
+    "functional",
+    "models",
+    "nn",
+    "show_config",
+    "voxelize",
+]

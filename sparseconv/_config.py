@@ -1,0 +1,18 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was built and what it runs on."""
+
+from __future__ import annotations
+
+from . import _native
+
+
+def show_config() -> dict[str, object]:
+    """Version, instruction set chosen at run time, threads, compiler, CUDA and its architectures.
+
+    Returns:
+        A dictionary with the keys version, instruction_set, threads, openmp, compiler, cuda, cuda_architectures.
+    """
+    from . import __version__
+
+    return {"version": __version__, **_native.build_config()}

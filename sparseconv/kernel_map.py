@@ -1,0 +1,273 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel maps: which input row meets which output row through which tap, built once and shared by all layers of one geometry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops  # noqa: F401  registers the operators
+from .geometry import Geometry, Ints
+from .sites import Sites
+
+METHODS = ("auto", "hash", "sort")
+TABLE_LIMIT = 1 << 30  # bytes of a neighbour table that is still built on request
+
+
+class KernelMap:
+    """The pairs of a layer; immutable.
+
+    Attributes:
+        pairs: int32 [P, 2], columns (input row, output row), sorted by (tap, output row).
+        tap_offsets: int64 [K + 1]; the pairs of tap k are pairs[tap_offsets[k] : tap_offsets[k + 1]].
+        n_in: rows of the input.
+        out_sites: the output's coordinate set; out_coords are its coordinates.
+        in_sites: the input's coordinate set.
+        mirrored: tap k and tap K - 1 - k are opposite, so that the reversed map is this one with its taps in reverse order.
+    """
+
+    __slots__ = ("_neighbors", "_reverse", "in_sites", "mirrored", "out_sites", "pairs", "tap_offsets")
+
+    def __init__(self, pairs: Tensor, tap_offsets: Tensor, in_sites: Sites, out_sites: Sites, mirrored: bool = False) -> None:
+        self.pairs = pairs
+        self.tap_offsets = tap_offsets
+        self.in_sites = in_sites
+        self.out_sites = out_sites
+        self.mirrored = mirrored
+        self._neighbors: Tensor | None = None
+        self._reverse: KernelMap | None = None
+
+    @property
+    def n_in(self) -> int:
+        """Rows of the input."""
+        return len(self.in_sites)
+
+    @property
+    def n_out(self) -> int:
+        """Rows of the output."""
+        return len(self.out_sites)
+
+    @property
+    def taps(self) -> int:
+        """Number of taps K."""
+        return self.tap_offsets.shape[0] - 1
+
+    @property
+    def out_coords(self) -> Tensor:
+        """Coordinates of the output rows, int32 [n_out, 1 + D]."""
+        return self.out_sites.coords
+
+    @property
+    def neighbors(self) -> Tensor:
+        """int32 [K, n_out]: the input row that each output row reads through each tap, -1 for none.
+
+        Raises:
+            ValueError: where the table would take more than 1 GiB; its pairs hold the same in less.
+        """
+        if self._neighbors is None:
+            size = 4 * self.taps * self.n_out
+            if size > TABLE_LIMIT:
+                raise ValueError(
+                    f"a neighbour table is at most {TABLE_LIMIT} bytes, got {self.taps} taps x {self.n_out} rows = {size} bytes; "
+                    "use pairs and tap_offsets"
+                )
+            from .mapping import neighbor_table
+
+            self._neighbors = neighbor_table(self.pairs, self.tap_offsets, self.n_out)
+        return self._neighbors
+
+    def reverse(self) -> KernelMap:
+        """The map with input and output swapped, tap k staying tap k; built once."""
+        if self._reverse is None:
+            if self.mirrored:
+                # (i, o) meets through tap k exactly where (o, i) meets through tap K - 1 - k: the segments, last to first.
+                counts = self.tap_offsets.diff().tolist()
+                pairs = torch.cat(self.pairs.split(counts)[::-1]) if counts else self.pairs
+                offsets = torch.zeros_like(self.tap_offsets)
+                torch.cumsum(self.tap_offsets.diff().flip(0), 0, out=offsets[1:])
+            else:
+                pairs, offsets = torch.ops.sparseconv.reverse_pairs(self.pairs, self.tap_offsets, self.n_in)
+            reverse = KernelMap(pairs, offsets, self.out_sites, self.in_sites, self.mirrored)
+            reverse._reverse = self
+            self._reverse = reverse
+        return self._reverse
+
+    def reverse_arrays(self) -> tuple[Tensor, Tensor, bool]:
+        """What the gradient of the input runs over: pairs, tap offsets, and whether segment s belongs to tap K - 1 - s."""
+        if self.mirrored:
+            return self.pairs, self.tap_offsets, True
+        reverse = self.reverse()
+        return reverse.pairs, reverse.tap_offsets, False
+
+    def __repr__(self) -> str:
+        return f"KernelMap({self.taps} taps, {self.pairs.shape[0]} pairs, {self.n_in} -> {self.n_out} rows)"
+
+
+def lookup(
+    sites: Sites,
+    geometry: Geometry,
+    taps: Tensor | None = None,
+    target: Sites | None = None,
+    method: str = "auto",
+) -> tuple[KernelMap, Sites]:
+    """The kernel map of a layer on `sites` and its output sites, from the cache of `sites` or built and kept there.
+
+    Args:
+        sites: the input's coordinate set.
+        geometry: the layer's.
+        taps: int32 [K, D], the taps the layer keeps; None = all. Output sites do not depend on it.
+        target: compute on these sites instead of those the geometry reaches.
+        method: "auto", "hash" or "sort".
+
+    Raises:
+        ValueError: where dimensions, batch sizes or strides of sites, geometry and target do not match.
+    """
+    _check(sites, geometry, target)
+    if torch.compiler.is_compiling():
+        return _build(sites, geometry, taps, target, method)
+    tap_key = None if taps is None else taps.cpu().numpy().tobytes()
+    key: tuple[Any, ...] = (geometry, tap_key, None if target is None else id(target))
+    hit = sites.maps.get(key)
+    if hit is not None:
+        return hit[0], hit[1]
+    partner = _partner(sites, geometry, tap_key, target)
+    kernel_map, out_sites = (partner.reverse(), target) if partner else _build(sites, geometry, taps, target, method)
+    assert out_sites is not None
+    sites.maps[key] = (kernel_map, out_sites)  # holds `target`, so its id stays taken
+    return kernel_map, out_sites
+
+
+def _partner(sites: Sites, geometry: Geometry, tap_key: bytes | None, target: Sites | None) -> KernelMap | None:
+    """The cached map target -> sites of the same geometry the other way round, if there is one."""
+    if target is None or geometry.submanifold:
+        return None
+    for (other, other_taps, _), (kernel_map, out_sites) in target.maps.items():
+        if (
+            out_sites is sites
+            and other_taps == tap_key
+            and other.transposed != geometry.transposed
+            and not other.submanifold
+            and other.relations == geometry.relations
+        ):
+            found: KernelMap = kernel_map
+            return found
+    return None
+
+
+def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
+    if sites.ndim != geometry.ndim:
+        raise ValueError(f"the layer has {geometry.ndim} dimensions, the tensor {sites.ndim}")
+    if target is None:
+        return
+    if geometry.submanifold:
+        raise ValueError("a submanifold layer computes on its input's sites and takes no target")
+    if target.ndim != sites.ndim:
+        raise ValueError(f"target must have {sites.ndim} dimensions, got {target.ndim}")
+    expected = geometry.output_stride(sites.stride)
+    if target.stride != expected:
+        raise ValueError(f"target must have stride {expected}, which this layer makes of {sites.stride}, got {target.stride}")
+    if target.batch_size != sites.batch_size:
+        raise ValueError(f"target must have batch_size {sites.batch_size}, got {target.batch_size}")
+    if target.device != sites.device:
+        raise ValueError(f"target must be on {sites.device}, got {target.device}")
+
+
+def _build(
+    sites: Sites, geometry: Geometry, taps: Tensor | None, target: Sites | None, method: str
+) -> tuple[KernelMap, Sites]:
+    out_sites = target if target is not None else _output_sites(sites, geometry)
+    fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
+    flat = [number for axis in geometry.relations for number in axis]
+    all_taps = taps is None
+    if taps is None:
+        taps = geometry.all_taps()
+    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(
+        fine.coords, coarse.coords, taps, flat, "sort" if method == "auto" else method
+    )
+    if geometry.transposed:  # the builder's output is the coarse side
+        pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
+    mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
+    return KernelMap(pairs, tap_offsets, sites, out_sites, mirrored), out_sites
+
+
+def _output_sites(sites: Sites, geometry: Geometry) -> Sites:
+    if geometry.submanifold:
+        return sites
+    shape = None if sites.spatial_shape is None else geometry.output_shape(sites.spatial_shape)
+    flat = [number for axis in geometry.site_relations for number in axis]
+    bounded = None if shape is None else list(shape)
+    coords = torch.ops.sparseconv.output_coords(sites.coords, flat, geometry.transposed, bounded)
+    return Sites(coords, geometry.output_stride(sites.stride), shape, sites.batch_size)
+
+
+def build_kernel_map(
+    coords: Tensor,
+    out_coords: Tensor | None = None,
+    *,
+    kernel_size: Ints,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    taps: Tensor | None = None,
+    anchor: str = "torch",
+    submanifold: bool = False,
+    transposed: bool = False,
+    spatial_shape: tuple[int, ...] | None = None,
+    method: str = "auto",
+) -> KernelMap:
+    """Builds a kernel map from coordinates alone.
+
+    Args:
+        coords: int32 [N, 1 + D], the input's, column 0 the batch index.
+        out_coords: int32 [M, 1 + D]; None = the sites that the geometry reaches.
+        kernel_size, stride, padding, dilation: an int or one per axis.
+        taps: int32 [K, D], a subset of the kernel's taps; None = all.
+        anchor: "torch" or "minkowski".
+        submanifold: output sites = input sites.
+        transposed: `coords` is the coarse side.
+        spatial_shape: all coords lie in [0, spatial_shape); None = unbounded.
+        method: "hash" (open addressing), "sort" (PointAcc's merge of sorted lists) or "auto". The maps are equal, bit for bit.
+
+    Raises:
+        ValueError, TypeError: for coordinates, taps or a geometry that do not fit.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    sites = Sites.checked(coords, 1, spatial_shape)
+    geometry = Geometry.make(
+        sites.ndim,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        anchor=anchor,
+        submanifold=submanifold,
+        transposed=transposed,
+    )
+    target = None
+    if out_coords is not None:
+        checked = Sites.checked(out_coords)
+        batch_size = max(sites.batch_size, checked.batch_size)
+        sites.batch_size = batch_size
+        target = Sites(checked.coords, geometry.output_stride(sites.stride), None, batch_size)
+    kernel_map, _ = lookup(sites, geometry, check_taps(taps, geometry), target, method)
+    return kernel_map
+
+
+def check_taps(taps: Tensor | None, geometry: Geometry) -> Tensor | None:
+    """`taps` as the core takes it; raises unless it is int32 [K, D], distinct and within the kernel."""
+    if taps is None:
+        return None
+    if not isinstance(taps, Tensor) or taps.dtype != torch.int32:
+        raise TypeError(f"taps must be an int32 tensor [K, {geometry.ndim}], got {getattr(taps, 'dtype', type(taps).__name__)}")
+    if taps.ndim != 2 or taps.shape[1] != geometry.ndim:
+        raise ValueError(f"taps must be [K, {geometry.ndim}], got {list(taps.shape)}")
+    sizes = torch.tensor(geometry.kernel_size, dtype=torch.int32)
+    if bool(((taps < 0) | (taps >= sizes)).any()):
+        raise ValueError(f"taps must lie in [0, kernel_size) = [0, {geometry.kernel_size}), got {taps.tolist()}")
+    if len(torch.unique(taps, dim=0)) != len(taps):
+        raise ValueError(f"taps must be distinct, got {taps.tolist()}")
+    return taps.contiguous()

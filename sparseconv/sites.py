@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sites: a set of occupied cells, shared by every tensor whose features live on them, with the kernel maps built for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import mapping
+from .geometry import Rational
+
+
+def as_stride(stride: Rational | Sequence[Rational], ndim: int) -> tuple[Rational, ...]:
+    """One positive rational per axis; whole numbers as int."""
+    values = tuple(stride) if isinstance(stride, Sequence) else (stride,) * ndim
+    if len(values) != ndim:
+        raise ValueError(f"stride must be one rational or {ndim}, got {len(values)}: {stride!r}")
+    if any(isinstance(v, bool) or not isinstance(v, int | Fraction) for v in values):
+        raise TypeError(f"stride must be int or Fraction per axis, got {stride!r}")
+    if any(v <= 0 for v in values):
+        raise ValueError(f"stride must be positive on every axis, got {stride!r}")
+    return tuple(int(v) if v == int(v) else v for v in values)
+
+
+class Sites:
+    """An immutable set of cells.
+
+    Attributes:
+        coords: int32 [N, 1 + D], contiguous, unique rows; column 0 is the batch index.
+        stride: what one cell measures in cells of the input grid, a rational per axis.
+        spatial_shape: all coordinates lie in [0, spatial_shape); None = unbounded.
+        batch_size: samples, trailing empty ones included.
+        maps: kernel maps by what they were built for (sparseconv.kernel_map fills it).
+    """
+
+    __slots__ = ("__weakref__", "batch_size", "coords", "maps", "spatial_shape", "stride")
+
+    def __init__(
+        self, coords: Tensor, stride: tuple[Rational, ...], spatial_shape: tuple[int, ...] | None, batch_size: int
+    ) -> None:
+        """Trusts its arguments; `Sites.checked` does not."""
+        self.coords = coords
+        self.stride = stride
+        self.spatial_shape = spatial_shape
+        self.batch_size = batch_size
+        self.maps: dict[Any, Any] = {}
+
+    @staticmethod
+    def checked(
+        coords: Tensor,
+        stride: Rational | Sequence[Rational] = 1,
+        spatial_shape: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> Sites:
+        """Sites from a user: checks type, shape, bounds, batch range and uniqueness, once."""
+        if not isinstance(coords, Tensor):
+            raise TypeError(f"coords must be a torch.Tensor int32 [N, 1 + D], got {type(coords).__name__}")
+        if coords.dtype != torch.int32:
+            raise TypeError(f"coords must be int32 [N, 1 + D], got {coords.dtype}")
+        if coords.ndim != 2 or not 2 <= coords.shape[1] <= 5:
+            raise ValueError(f"coords must be [N, 1 + D] with D from 1 to 4, got {list(coords.shape)}")
+        ndim = coords.shape[1] - 1
+        shape = None if spatial_shape is None else _checked_shape(spatial_shape, ndim)
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
+            raise TypeError(f"batch_size must be an int, got {batch_size!r}")
+        if batch_size is not None and batch_size < 0:
+            raise ValueError(f"batch_size must not be negative, got {batch_size}")
+        coords = coords.contiguous()
+        largest_batch = _check_range(coords, shape, batch_size)
+        duplicate = mapping.find_duplicate(coords)
+        if duplicate is not None:
+            first, second = duplicate
+            raise ValueError(f"coords must be unique, rows {first} and {second} are both {coords[second].tolist()}")
+        return Sites(coords, as_stride(stride, ndim), shape, largest_batch + 1 if batch_size is None else batch_size)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes D."""
+        return self.coords.shape[1] - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coordinates lie."""
+        return self.coords.device
+
+    def __len__(self) -> int:
+        return self.coords.shape[0]
+
+    def clear_cache(self) -> None:
+        """Forgets the kernel maps built for these sites."""
+        self.maps.clear()
+
+    def same_as(self, other: Sites) -> bool:
+        """Whether both hold the same rows in the same order."""
+        return self is other or (
+            self.coords.shape == other.coords.shape
+            and (self.coords is other.coords or torch.equal(self.coords, other.coords))
+        )
+
+    def with_coords(self, coords: Tensor) -> Sites:
+        """The same grid with other coordinates, trusted; no maps."""
+        return Sites(coords, self.stride, self.spatial_shape, self.batch_size)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.coords, self.stride, self.spatial_shape, self.batch_size  # the maps can be built again
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.coords, self.stride, self.spatial_shape, self.batch_size = state
+        self.maps = {}
+
+    def __repr__(self) -> str:
+        bounded = "" if self.spatial_shape is None else f", spatial_shape={self.spatial_shape}"
+        return f"Sites({len(self)} rows, stride={self.stride}{bounded}, batch_size={self.batch_size})"
+
+
+def _checked_shape(spatial_shape: Sequence[int], ndim: int) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in spatial_shape)
+    if len(shape) != ndim or any(size < 1 for size in shape):
+        raise ValueError(f"spatial_shape must be {ndim} positive ints, got {tuple(spatial_shape)}")
+    return shape
+
+
+def _check_range(coords: Tensor, shape: tuple[int, ...] | None, batch_size: int | None) -> int:
+    """Raises for the first row outside the batch or the shape; returns the largest batch index, -1 for no rows."""
+    if coords.shape[0] == 0:
+        return -1
+    low, high = (bound.tolist() for bound in torch.aminmax(coords, dim=0))
+    if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):
+        wanted = "not be negative" if batch_size is None else f"lie in [0, {batch_size})"
+        raise ValueError(f"batch indices (column 0 of coords) must {wanted}, got {low[0]} .. {high[0]}")
+    for axis, size in enumerate(shape or ()):
+        if low[axis + 1] < 0 or high[axis + 1] >= size:
+            raise ValueError(
+                f"coords must lie in [0, spatial_shape), axis {axis} has shape {size}, got {low[axis + 1]} .. {high[axis + 1]}"
+            )
+    return int(high[0])

@@ -1,0 +1,331 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""SparseTensor: rows of features on a set of sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from . import ops  # noqa: F401  registers the operators
+from .geometry import Rational
+from .sites import Sites
+
+
+class SparseTensor:
+    """Features on occupied cells.
+
+    Args:
+        features: [N, C], floating point.
+        coords: int32 [N, 1 + D], unique rows; column 0 is the batch index, then D = 1 .. 4 axes.
+        stride: what one cell measures in cells of the input grid: an int or Fraction, or one per axis.
+        spatial_shape: all coordinates lie in [0, spatial_shape); None = unbounded, negative coordinates are legal.
+        batch_size: samples; None = the largest batch index + 1.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, types or devices, coordinates out of range, duplicate rows (the first two are named).
+
+    Tensors do not change: operations return new ones, and those on the same sites share the sites' kernel maps.
+    """
+
+    __slots__ = ("__weakref__", "features", "sites")
+    features: Tensor
+    sites: Sites
+
+    def __init__(
+        self,
+        features: Tensor,
+        coords: Tensor,
+        *,
+        stride: Rational | Sequence[Rational] = 1,
+        spatial_shape: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        _check_features(features)
+        sites = Sites.checked(coords, stride, spatial_shape, batch_size)
+        if features.shape[0] != len(sites):
+            raise ValueError(
+                f"features and coords must have the same rows, got {list(features.shape)} and {list(coords.shape)}"
+            )
+        if features.device != sites.device:
+            raise ValueError(f"features and coords must be on one device, got {features.device} and {sites.device}")
+        self.features = features
+        self.sites = sites
+
+    @classmethod
+    def on(cls, sites: Sites, features: Tensor) -> SparseTensor:
+        """Features on sites that are known to be right; checks nothing."""
+        tensor = cls.__new__(cls)
+        tensor.features = features
+        tensor.sites = sites
+        return tensor
+
+    @property
+    def coords(self) -> Tensor:
+        """int32 [N, 1 + D]."""
+        return self.sites.coords
+
+    @property
+    def stride(self) -> tuple[Rational, ...]:
+        """One rational per axis."""
+        return self.sites.stride
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...] | None:
+        """Cells per axis, None = unbounded."""
+        return self.sites.spatial_shape
+
+    @property
+    def batch_size(self) -> int:
+        """Samples, trailing empty ones included."""
+        return self.sites.batch_size
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes D."""
+        return self.sites.ndim
+
+    @property
+    def device(self) -> torch.device:
+        """Where features and coordinates lie."""
+        return self.features.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the features."""
+        return self.features.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the features, [N, C]."""
+        return self.features.shape
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def replace(self, features: Tensor) -> SparseTensor:
+        """Other features on the same sites; [N, any C]."""
+        if features.ndim != 2 or features.shape[0] != self.features.shape[0]:
+            raise ValueError(f"features must be [{self.features.shape[0]}, C], got {list(features.shape)}")
+        return SparseTensor.on(self.sites, features)
+
+    def clear_cache(self) -> None:
+        """Forgets the kernel maps of these sites, for every tensor on them."""
+        self.sites.clear_cache()
+
+    # --- moving -------------------------------------------------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
+        """Like `torch.Tensor.to`; a type applies to the features, a device to both. Kernel maps stay behind."""
+        features = self.features.to(*args, **kwargs)
+        if features.device == self.coords.device:
+            return SparseTensor.on(self.sites, features)
+        return SparseTensor.on(self.sites.with_coords(self.coords.to(features.device)), features)
+
+    def cpu(self) -> SparseTensor:
+        """On the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: int | None = None) -> SparseTensor:
+        """On a GPU."""
+        return self.to(torch.device("cuda", device) if device is not None else "cuda")
+
+    def detach(self) -> SparseTensor:
+        """Without the features' history."""
+        return SparseTensor.on(self.sites, self.features.detach())
+
+    def pin_memory(self) -> SparseTensor:
+        """In page-locked memory, without kernel maps; a DataLoader calls it."""
+        return SparseTensor.on(self.sites.with_coords(self.coords.pin_memory()), self.features.pin_memory())
+
+    # --- rows ---------------------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, mask: Tensor) -> SparseTensor:
+        """The rows where `mask`, bool [N], holds; gradients flow to them."""
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"rows are chosen by a bool tensor [N], got {getattr(mask, 'dtype', type(mask).__name__)}")
+        if mask.shape != self.features.shape[:1]:
+            raise ValueError(f"the row mask must be [{len(self)}], got {list(mask.shape)}")
+        return SparseTensor.on(self.sites.with_coords(self.coords[mask]), self.features[mask])
+
+    def sample(self, index: int) -> SparseTensor:
+        """Sample `index` of the batch as a batch of one."""
+        if not 0 <= index < self.batch_size:
+            raise ValueError(f"sample must be in [0, {self.batch_size}), got {index}")
+        mask = self.coords[:, 0] == index
+        coords = self.coords[mask]
+        coords[:, 0] = 0
+        sites = Sites(coords, self.stride, self.spatial_shape, 1)
+        return SparseTensor.on(sites, self.features[mask])
+
+    def samples(self) -> list[SparseTensor]:
+        """Every sample of the batch."""
+        return [self.sample(index) for index in range(self.batch_size)]
+
+    # --- arithmetic ---------------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: SparseTensor) -> SparseTensor:
+        """Sum cell by cell: on equal sites in this tensor's row order, else on their union in lexicographic order."""
+        if not isinstance(other, SparseTensor):
+            return NotImplemented
+        if other.sites is self.sites:
+            return SparseTensor.on(self.sites, self.features + other.features)
+        check_same_grid(self, other, "+")
+        if self.features.shape[1] != other.features.shape[1]:
+            raise ValueError(f"+ takes equal channels, got {self.features.shape[1]} and {other.features.shape[1]}")
+        rows = rows_on(self.sites, other.sites)
+        if rows is not None:
+            return SparseTensor.on(self.sites, self.features + other.features[rows])
+        coords, order, offsets = torch.ops.sparseconv.unique_coords(torch.cat([self.coords, other.coords]))
+        features = torch.ops.sparseconv.gather_sum(torch.cat([self.features, other.features]), offsets, order, None)
+        return SparseTensor.on(self.sites.with_coords(coords), features)
+
+    # --- dense --------------------------------------------------------------------------------------------------------------
+
+    def dense(self, shape: Sequence[int] | None = None, origin: Sequence[int] | None = None) -> Tensor:
+        """The features on the full grid, zeros elsewhere: [batch_size, C, *shape].
+
+        Args:
+            shape: cells per axis; needed where spatial_shape is None.
+            origin: the cell that becomes index 0; needed where spatial_shape is None.
+        """
+        if self.spatial_shape is None and (shape is None or origin is None):
+            raise ValueError("dense() of a tensor without spatial_shape needs shape= and origin=")
+        size = tuple(shape if shape is not None else self.spatial_shape or ())
+        start = tuple(origin if origin is not None else (0,) * self.ndim)
+        if len(size) != self.ndim or len(start) != self.ndim:
+            raise ValueError(f"shape and origin must have {self.ndim} axes, got {size} and {start}")
+        index = self.coords.to(torch.int64) - torch.tensor((0, *start), device=self.coords.device)
+        inside = ((index[:, 1:] >= 0) & (index[:, 1:] < torch.tensor(size, device=index.device))).all(1)
+        if not bool(inside.all()):
+            row = int((~inside).nonzero()[0, 0])
+            raise ValueError(f"row {row} at {self.coords[row].tolist()} lies outside origin {start} + shape {size}")
+        grid = self.features.new_zeros(self.batch_size, *size, self.features.shape[1])
+        return grid.index_put(tuple(index.unbind(1)), self.features).movedim(-1, 1)
+
+    def __repr__(self) -> str:
+        bounded = "" if self.spatial_shape is None else f", spatial_shape={self.spatial_shape}"
+        return (
+            f"SparseTensor(features={list(self.features.shape)} {self.dtype}, stride={self.stride}{bounded}, "
+            f"batch_size={self.batch_size}, device={self.device})"
+        )
+
+    def __getstate__(self) -> tuple[Tensor, Sites]:
+        return self.features, self.sites
+
+    def __setstate__(self, state: tuple[Tensor, Sites]) -> None:
+        self.features, self.sites = state
+
+
+def _check_features(features: Any) -> None:
+    if not isinstance(features, Tensor):
+        raise TypeError(f"features must be a torch.Tensor [N, C], got {type(features).__name__}")
+    if not features.is_floating_point():
+        raise TypeError(f"features must be floating point, got {features.dtype}")
+    if features.ndim != 2:
+        raise ValueError(f"features must be [N, C], got {list(features.shape)}")
+
+
+def check_same_grid(first: SparseTensor, other: SparseTensor, name: str) -> None:
+    """Raises unless both tensors count cells of the same grid."""
+    for label in ("ndim", "stride", "batch_size", "spatial_shape", "device", "dtype"):
+        have, got = getattr(first, label), getattr(other, label)
+        if have != got:
+            raise ValueError(f"{name} takes tensors of equal {label}, got {have} and {got}")
+
+
+def rows_on(sites: Sites, other: Sites) -> Tensor | None:
+    """The row of `other` for each row of `sites`, int64 [N], where both are the same set of cells; else None."""
+    if len(sites) != len(other):
+        return None
+    rows: Tensor = torch.ops.sparseconv.find_rows(other.coords, sites.coords)
+    return None if bool((rows < 0).any()) else rows
+
+
+def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
+    """Concatenates channels of tensors on the same cells; rows in the order of the first.
+
+    Raises:
+        ValueError: where the tensors' sites differ.
+    """
+    if not tensors:
+        raise ValueError("cat takes at least one tensor, got none")
+    first = tensors[0]
+    columns = [first.features]
+    for other in tensors[1:]:
+        if other.sites is first.sites:
+            columns.append(other.features)
+            continue
+        check_same_grid(first, other, "cat")
+        rows = rows_on(first.sites, other.sites)
+        if rows is None:
+            raise ValueError(f"cat takes tensors on the same cells, got {len(first)} and {len(other)} rows that differ")
+        columns.append(other.features[rows])
+    return SparseTensor.on(first.sites, torch.cat(columns, 1))
+
+
+def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
+    """One batch of several tensors: the batches follow each other, empty samples included.
+
+    Raises:
+        ValueError: where stride, spatial_shape, channels, types or devices differ.
+    """
+    if not tensors:
+        raise ValueError("collate takes at least one tensor, got none")
+    first = tensors[0]
+    coords, total = [], 0
+    for other in tensors:
+        for label in ("ndim", "stride", "spatial_shape", "device", "dtype"):
+            if getattr(first, label) != getattr(other, label):
+                raise ValueError(
+                    f"collate takes tensors of equal {label}, got {getattr(first, label)} and {getattr(other, label)}"
+                )
+        if first.features.shape[1] != other.features.shape[1]:
+            raise ValueError(
+                f"collate takes tensors of equal channels, got {first.features.shape[1]} and {other.features.shape[1]}"
+            )
+        shift = torch.zeros(1 + other.ndim, dtype=torch.int32, device=other.device)
+        shift[0] = total
+        coords.append(other.coords + shift)
+        total += other.batch_size
+    sites = Sites(torch.cat(coords), first.stride, first.spatial_shape, total)
+    return SparseTensor.on(sites, torch.cat([x.features for x in tensors]))
+
+
+def from_dense(dense: Tensor, mask: Tensor | None = None) -> SparseTensor:
+    """The sparse form of a dense grid.
+
+    Args:
+        dense: [B, C, *shape], floating point; gradients flow.
+        mask: bool [B, *shape], the cells to keep; None = those with a channel that is not zero.
+
+    Returns:
+        A tensor with spatial_shape = shape, rows in lexicographic order.
+    """
+    if not dense.is_floating_point():
+        raise TypeError(f"from_dense: dense must be floating point, got {dense.dtype}")
+    if not 3 <= dense.ndim <= 6:
+        raise ValueError(f"from_dense: dense must be [B, C, *shape] with 1 to 4 axes, got {list(dense.shape)}")
+    rows = dense.movedim(1, -1)
+    keep = (rows != 0).any(-1) if mask is None else mask
+    if keep.dtype != torch.bool or keep.shape != rows.shape[:-1]:
+        raise ValueError(f"from_dense: mask must be bool {list(rows.shape[:-1])}, got {keep.dtype} {list(keep.shape)}")
+    coords = keep.nonzero().to(torch.int32)
+    sites = Sites(coords, (1,) * (dense.ndim - 2), tuple(dense.shape[2:]), dense.shape[0])
+    return SparseTensor.on(sites, rows[keep])
+
+
+def _flatten(x: SparseTensor) -> tuple[list[Any], Any]:
+    return [x.features, x.coords], (x.stride, x.spatial_shape, x.batch_size)
+
+
+def _unflatten(values: Any, context: Any) -> SparseTensor:
+    features, coords = values
+    return SparseTensor.on(Sites(coords, *context), features)
+
+
+_pytree.register_pytree_node(SparseTensor, _flatten, _unflatten, serialized_type_name="sparseconv.SparseTensor")
