@@ -14,7 +14,13 @@ import torch  # before the core, so that both share one OpenMP runtime
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack as _buffer
 
-from . import _cpu
+try:
+    from . import _cpu
+except ImportError as error:
+    raise ImportError(
+        f"sparseconv's compiled core, sparseconv._cpu, cannot be imported ({error}); build it with `pip install .` or, in a source "
+        "tree, `pip install -e .`"
+    ) from error
 
 # A key layout: low, shift and bits of each bit field, batch first (csrc/core/coord_key.h).
 KeyLayout = Sequence[int]

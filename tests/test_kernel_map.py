@@ -114,6 +114,29 @@ def test_hash_and_sort_agree_for_every_thread_count(ndim: int, kind: str) -> Non
     assert len(first.pairs) > 6000  # the comparison was not about nothing
 
 
+@pytest.mark.parametrize(
+    ("ndim", "geometry"),
+    [
+        (1, dict(kernel=5, stride=3, padding=2)),
+        (2, dict(kernel=(2, 7), stride=(2, 1), padding=(0, 3), dilation=(3, 1))),
+        (3, dict(kernel=3, stride=2, padding=1)),
+        (3, dict(kernel=2, stride=3, dilation=2, transposed=True)),
+        (4, dict(kernel=(1, 3, 2, 2), stride=2, padding=(0, 1, 0, 1))),
+        (3, dict(kernel=3, stride=2, anchor="minkowski")),
+        (3, dict(kernel=(3, 4, 2), submanifold=True)),
+    ],
+    ids=str,
+)
+def test_ten_thousand_rows(ndim: int, geometry: dict[str, object]) -> None:
+    """Several of the core's chunks: borders between them lose nothing and count nothing twice."""
+    x = random_tensor(ndim, 12000, 1, extent={1: 30000, 2: 170, 3: 32, 4: 14}[ndim], batch_size=2, seed=ndim)
+    rel = oracle.make(ndim, **geometry)
+    case = Case(rel, tuple(oracle.rows_of(x.coords.numpy())), None, 2, 1, 1, 1, False, 0)
+    for method in METHODS:
+        kmap = sparseconv.build_kernel_map(x.coords, method=method, **map_options(case))
+        check_map(kmap, case, case.pairs, rel.volume)
+
+
 def test_layers_with_the_same_geometry_share_one_map() -> None:
     from sparseconv import kernel_map
 

@@ -356,7 +356,7 @@ def test_max_pool_and_its_gradient(channels: int, threads: int) -> None:
 
     grad, grad_x, expected = rng.standard_normal(out.shape), np.full(x.shape, 7.0), np.zeros(x.shape)
     back = np.concatenate([p[np.argsort(p[:, 0])] for p in np.split(pairs, offsets[1:-1])])[:, ::-1].copy()
-    cpu.max_pool_grad(threads, grad, arg, back, offsets, 1, grad_x)
+    cpu.max_pool_grad(threads, grad, arg, back, offsets, 0, grad_x)
     for t in range(taps):
         for i, o in pairs[offsets[t] : offsets[t + 1]]:
             expected[i] += np.where(tap_of[o] == t, grad[o], 0)
