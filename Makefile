@@ -55,16 +55,16 @@ lint: setup-dev  ## Check style and types of everything
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
-	$(PY) -m mypy
+	PY=$(PY) bash tools/typecheck.sh
 
 format: $(STAMPS)/dev  ## Format everything in place
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
-bench: setup-dev  ## Measure the kernels and the layers; SCAN=file measures on a real scan
+bench: setup-dev $(if $(SCAN),,build/simulated.bin)  ## Measure the kernels on a simulated scan; SCAN=file.bin on a real one
 	$(PY) setup.py -q build_tools
-	build/tools/bench_kernels $(if $(SCAN),"$(SCAN)") $(BENCH_ARGS)
+	build/tools/bench_kernels "$(or $(SCAN),build/simulated.bin)" $(BENCH_ARGS)
 
 sanitize: setup-dev  ## Run the native tests under the address and undefined-behaviour sanitizers
 	PY=$(PY) bash tools/sanitize.sh
@@ -80,6 +80,10 @@ clean:  ## Remove what builds and tests leave behind
 
 distclean: clean  ## Remove the virtual environment too
 	rm -rf $(VENV)
+
+build/simulated.bin: $(STAMPS)/package
+	@mkdir -p build
+	$(PY) tools/write_simulated_scan.py $@
 
 # The system's packages are looked at until none is missing.
 system:
@@ -109,5 +113,5 @@ $(STAMPS)/core: $(CXX_FILES) setup.py $(wildcard tools/*.py) $(STAMPS)/run $(STA
 
 # The editable install; the folders at the top of the tree are part of its map.
 $(STAMPS)/package: pyproject.toml setup.py $(wildcard datasets/__init__.py pruning/__init__.py) $(STAMPS)/core
-	$(PIP) install -q --no-deps --no-build-isolation --editable .
+	$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@

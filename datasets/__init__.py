@@ -5,11 +5,11 @@ on first use.
 """
 
 from . import semantic_kitti
-from .augment import Compose, Crop, Drop, DropAttribute, Flip, Jitter, Rotate, Scale, Shift
+from .augment import Compose, Crop, Drop, DropAttribute, Flip, Jitter, Rotate, Scale, Shift, Transform
 from .folder import ScanFolder
 from .read import read_scan
 from .samples import FEATURES, Batch, Samples, collate_scans, make_sample, point_features
-from .scan import Scan
+from .scan import Scan, Scans
 from .semantic_kitti import CLASSES, COLORS, IGNORE, LEARNING_MAP, SemanticKitti, read_labels, to_training_ids
 from .sensor import SpinningSensor
 from .simulator import SimulatedDataset, simulate_scan
@@ -32,10 +32,12 @@ __all__ = [
     "Scale",
     "Scan",
     "ScanFolder",
+    "Scans",
     "SemanticKitti",
     "Shift",
     "SimulatedDataset",
     "SpinningSensor",
+    "Transform",
     "collate_scans",
     "make_sample",
     "point_features",

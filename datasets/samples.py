@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from .. import SparseTensor, voxelize
 from .augment import Transform
-from .scan import Array, Scan
+from .scan import Array, Scan, Scans
 from .semantic_kitti import IGNORE
 
 Sample = Mapping[str, Tensor]
@@ -34,7 +34,8 @@ def point_features(scan: Scan, names: Sequence[str] = FEATURES) -> Tensor:
     columns = []
     for name in names:
         values = _feature(scan, name)
-        columns.append(torch.from_numpy(np.ascontiguousarray(values, np.float32)).reshape(len(scan), -1))
+        column = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+        columns.append(column[:, None] if column.ndim == 1 else column)
     return torch.cat(columns, dim=1) if columns else torch.empty(len(scan), 0)
 
 
@@ -70,7 +71,7 @@ class Samples(Dataset[Sample]):
 
     def __init__(
         self,
-        scans: Dataset[Scan],
+        scans: Scans,
         *,
         features: Sequence[str] = FEATURES,
         transform: Transform | None = None,
@@ -90,7 +91,7 @@ class Samples(Dataset[Sample]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.scans)  # type: ignore[arg-type]
+        return len(self.scans)
 
     def __getitem__(self, index: int) -> Sample:
         scan = self.scans[index]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -76,6 +76,14 @@ class Scan:
     def replace(self, **changes: Any) -> Scan:
         """Return a copy with some of `points`, `attributes`, `labels`, `path` exchanged."""
         return replace(self, **changes)
+
+
+class Scans(Protocol):
+    """Scans by their number: a list of them, or any dataset here."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Scan: ...
 
 
 def scan_from_columns(table: Array, names: Sequence[str], path: Path, *, drop_invalid: bool = False) -> Scan:

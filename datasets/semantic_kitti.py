@@ -55,7 +55,7 @@ def to_training_ids(labels: Array) -> Array:
 
     Raises `ValueError` for a raw class id that SemanticKITTI does not have.
     """
-    ids = _TABLE[labels.astype(np.int64) & 0xFFFF]
+    ids: Array = _TABLE[labels.astype(np.int64) & 0xFFFF]
     if (ids == _UNKNOWN).any():
         raise ValueError(
             f"expected raw class ids of SemanticKITTI, got {int(labels[ids == _UNKNOWN][0]) & 0xFFFF}"

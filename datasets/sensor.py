@@ -39,7 +39,8 @@ class SpinningSensor:
     def elevations(self) -> Array:
         """Elevation of each beam `[64]` in radians, highest first."""
         upper, lower = 2.0 - np.arange(32) / 3.0, -8.83 - np.arange(32) / 2.0
-        return np.deg2rad(np.concatenate([upper, lower]))
+        elevations: Array = np.deg2rad(np.concatenate([upper, lower]))
+        return elevations
 
     @cached_property
     def directions(self) -> Array:
@@ -144,4 +145,5 @@ def _rotation(yaw: float, pitch: float, roll: float) -> Array:
     )
     turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
     tilt = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]]) @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    return (turn @ tilt).astype(np.float32)
+    matrix: Array = (turn @ tilt).astype(np.float32)
+    return matrix

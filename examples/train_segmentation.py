@@ -27,7 +27,7 @@ import torch
 from checkpoint import NAME, load_model, load_training, read_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.classification import MulticlassConfusionMatrix
 from tqdm import tqdm
@@ -59,7 +59,7 @@ class Settings:
     minutes: float = 0.0  # above 0: stop after these, the learning rate annealed to zero by then
 
 
-def make_data(settings: Settings) -> tuple[Dataset[ds.Scan], Dataset[ds.Scan]]:
+def make_data(settings: Settings) -> tuple[ds.Scans, ds.Scans]:
     """Return the scans to train with and those to validate on."""
     if settings.data == "simulated":
         return ds.SimulatedDataset(settings.scans, settings.seed), ds.SimulatedDataset(
@@ -72,19 +72,11 @@ def make_data(settings: Settings) -> tuple[Dataset[ds.Scan], Dataset[ds.Scan]]:
     )
 
 
-def make_samples(settings: Settings, scans: Dataset[ds.Scan], *, train: bool) -> ds.Samples:
+def make_samples(settings: Settings, scans: ds.Scans, *, train: bool) -> ds.Samples:
     """Turn scans into samples of training ids, cropped, and for training changed at random."""
-    changes = [ds.Crop(settings.radius)]
+    changes: list[ds.Transform] = [ds.Crop(settings.radius)]
     if train:
-        changes += [
-            ds.Rotate(),
-            ds.Flip(),
-            ds.Scale(),
-            ds.Shift(),
-            ds.Jitter(),
-            ds.Drop(),
-            ds.DropAttribute(),
-        ]
+        changes += [ds.Rotate(), ds.Flip(), ds.Scale(), ds.Shift(), ds.Jitter(), ds.Drop(), ds.DropAttribute()]
     return ds.Samples(
         scans,
         features=settings.features,
@@ -111,6 +103,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=ignore_ctrl_c,
+        generator=torch.Generator().manual_seed(settings.seed),  # leaves torch's own for the network alone
     )
 
 
@@ -175,7 +168,7 @@ def train(
     out: Path,
     device: torch.device,
     *,
-    data: tuple[Dataset[ds.Scan], Dataset[ds.Scan]] | None = None,
+    data: tuple[ds.Scans, ds.Scans] | None = None,
     workers: int = 0,
     resume: bool = False,
 ) -> tuple[nn.Module, Tensor]:

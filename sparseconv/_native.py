@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import torch  # before the core, so that both share one OpenMP runtime
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack as _buffer
+from torch.utils.dlpack import to_dlpack as _buffer  # type: ignore[attr-defined]
 
 try:
-    from . import _cpu
+    import sparseconv._cpu as _cpu
 except ImportError as error:
     raise ImportError(
-        f"sparseconv's compiled core, sparseconv._cpu, cannot be imported ({error}); build it with `pip install .` or, in a source "
-        "tree, `pip install -e .`"
+        f"sparseconv's compiled core, sparseconv._cpu, cannot be imported ({error}); "
+        "build it with `pip install .` or, in a source tree, `pip install -e .`"
     ) from error
 
 # A key layout: low, shift and bits of each bit field, batch first (csrc/core/coord_key.h).
@@ -32,7 +32,9 @@ MERGE_CHUNK: int = _cpu.MERGE_CHUNK
 def _device(array: Tensor) -> int:
     """What the core runs on: the number of threads. One thread is a plain loop, which is what forked workers need."""
     if array.device.type != "cpu":
-        raise ValueError(f"sparseconv was built for the CPU only: expected tensors on cpu, got {array.device}")
+        raise ValueError(
+            f"sparseconv was built for the CPU only: expected tensors on cpu, got {array.device}"
+        )
     return torch.get_num_threads()
 
 
@@ -95,7 +97,17 @@ def move_axis(
     """Sorted keys through one axis of a layer (csrc/mapping/sites.h): counts per chunk, or with `starts` the keys."""
     device = _device(keys)
     _cpu.move_axis(
-        device, _buffer(keys), layout, field, relation, to_fine, low, high, _buffer(counts), _optional(starts), _optional(out)
+        device,
+        _buffer(keys),
+        layout,
+        field,
+        relation,
+        to_fine,
+        low,
+        high,
+        _buffer(counts),
+        _optional(starts),
+        _optional(out),
     )
 
 
@@ -153,7 +165,7 @@ def find_neighbors_sorted(
 
 
 def pairs_of_table(table: Tensor, column: int) -> tuple[Tensor, Tensor]:
-    """pairs int32 [P, 2] sorted by (row, column of the table), and offsets int64 [K + 1]; `column`: where the column's number goes."""
+    """pairs int32 [P, 2] in the table's order and offsets int64 [K + 1]; `column`: where the column's number goes."""
     taps, n = table.shape
     chunks = _cpu.pair_chunks(n)
     counts = torch.empty(taps * chunks, dtype=torch.int64)
@@ -180,7 +192,9 @@ def pairs_sorted(pairs: Tensor, tap_offsets: Tensor, column: int) -> bool:
 # --- points -----------------------------------------------------------------------------------------------------------------
 
 
-def cells_of_points(points: Tensor, batch: Tensor | None, origin: Sequence[float], size: Sequence[float], coords: Tensor) -> int:
+def cells_of_points(
+    points: Tensor, batch: Tensor | None, origin: Sequence[float], size: Sequence[float], coords: Tensor
+) -> int:
     """Writes the cells of points [N, D] to coords [N, 1 + D]; returns the first point that has none, or -1."""
     bad: int = _cpu.cells_of_points(
         _device(points), _buffer(points), _optional(batch), list(origin), list(size), _buffer(coords)
@@ -273,20 +287,36 @@ def column_sum(x: Tensor, out: Tensor) -> None:
 def max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, out: Tensor, argmax: Tensor) -> None:
     """out[o] = max over the pairs (i, o) of features[i]; argmax int32 = the tap that won, -1 where there is no pair."""
     _cpu.max_pool(
-        _device(features), _buffer(features), _buffer(pairs), _buffer(tap_offsets), 0, _buffer(out), _buffer(argmax)
+        _device(features),
+        _buffer(features),
+        _buffer(pairs),
+        _buffer(tap_offsets),
+        0,
+        _buffer(out),
+        _buffer(argmax),
     )
 
 
-def max_pool_grad(grad_out: Tensor, argmax: Tensor, pairs: Tensor, tap_offsets: Tensor, grad_in: Tensor) -> None:
+def max_pool_grad(
+    grad_out: Tensor, argmax: Tensor, pairs: Tensor, tap_offsets: Tensor, grad_in: Tensor
+) -> None:
     """grad_in[i] = sum of grad_out[o] over the reversed pairs (o, i) whose tap won."""
     _cpu.max_pool_grad(
-        _device(grad_out), _buffer(grad_out), _buffer(argmax), _buffer(pairs), _buffer(tap_offsets), 0, _buffer(grad_in)
+        _device(grad_out),
+        _buffer(grad_out),
+        _buffer(argmax),
+        _buffer(pairs),
+        _buffer(tap_offsets),
+        0,
+        _buffer(grad_in),
     )
 
 
 def gather_sum(x: Tensor, offsets: Tensor, cols: Tensor | None, weights: Tensor | None, out: Tensor) -> None:
     """out[r] = sum over j in [offsets[r], offsets[r + 1]) of weights[j] * x[cols[j]], in order of j."""
-    _cpu.gather_sum(_device(x), _buffer(x), _buffer(offsets), _optional(cols), _optional(weights), _buffer(out))
+    _cpu.gather_sum(
+        _device(x), _buffer(x), _buffer(offsets), _optional(cols), _optional(weights), _buffer(out)
+    )
 
 
 def gather_max(x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg: Tensor) -> None:

@@ -49,7 +49,9 @@ def conv(
         raise ValueError(f"{name}: dataflow must be one of {DATAFLOWS}, got {dataflow!r}")
     reverse_pairs = reverse_offsets = None
     reverse_flip = False
-    if features.requires_grad and torch.is_grad_enabled():  # the input's gradient runs over the reversed map: share it
+    if (
+        features.requires_grad and torch.is_grad_enabled()
+    ):  # the input's gradient runs over the reversed map: share it
         reverse_pairs, reverse_offsets, reverse_flip = kernel_map.reverse_arrays()
     result: Tensor = torch.ops.sparseconv.gather_gemm(
         features,
@@ -90,7 +92,9 @@ def _check_rows(features: Tensor, kernel_map: KernelMap, name: str) -> None:
             "the map was built for another tensor"
         )
     if features.device != kernel_map.pairs.device:
-        raise ValueError(f"{name}: features must be on {kernel_map.pairs.device} like the map, got {features.device}")
+        raise ValueError(
+            f"{name}: features must be on {kernel_map.pairs.device} like the map, got {features.device}"
+        )
 
 
 def _check_conv(
@@ -106,16 +110,22 @@ def _check_conv(
         )
     _check_rows(features, kernel_map, name)
     if taps != kernel_map.taps:
-        raise ValueError(f"{name}: weight must have {kernel_map.taps} taps to match the kernel map, got {taps}")
+        raise ValueError(
+            f"{name}: weight must have {kernel_map.taps} taps to match the kernel map, got {taps}"
+        )
     if groups < 1 or out_channels % groups:
-        raise ValueError(f"{name}: groups must divide the output channels, got {groups} groups for {out_channels}")
+        raise ValueError(
+            f"{name}: groups must divide the output channels, got {groups} groups for {out_channels}"
+        )
     for label, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
         if tensor.dtype != features.dtype:
             raise TypeError(f"{name}: {label} must be {features.dtype} like the features, got {tensor.dtype}")
         if tensor.device != features.device:
-            raise ValueError(f"{name}: {label} must be on {features.device} like the features, got {tensor.device}")
+            raise ValueError(
+                f"{name}: {label} must be on {features.device} like the features, got {tensor.device}"
+            )
     if bias is not None and tuple(bias.shape) != (out_channels,):
         raise ValueError(f"{name}: bias must be [{out_channels}], got {list(bias.shape)}")
 
@@ -131,7 +141,9 @@ def max_pool(features: Tensor, kernel_map: KernelMap, *, name: str = "max_pool")
         [n_out, C].
     """
     _check_rows(features, kernel_map, name)
-    out: Tensor = torch.ops.sparseconv.max_pool(features, kernel_map.pairs, kernel_map.tap_offsets, kernel_map.n_out)[0]
+    out: Tensor = torch.ops.sparseconv.max_pool(
+        features, kernel_map.pairs, kernel_map.tap_offsets, kernel_map.n_out
+    )[0]
     return out
 
 
@@ -181,7 +193,9 @@ def unpool(features: Tensor, kernel_map: KernelMap, *, name: str = "unpool") -> 
 
 def _segments(features: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
     if features.ndim != 2 or index.ndim != 1 or index.shape[0] != features.shape[0]:
-        raise ValueError(f"segments take features [N, C] and index [N], got {list(features.shape)} and {list(index.shape)}")
+        raise ValueError(
+            f"segments take features [N, C] and index [N], got {list(features.shape)} and {list(index.shape)}"
+        )
     order, offsets = torch.ops.sparseconv.group_rows(index.to(torch.int64), n)
     return order, offsets
 

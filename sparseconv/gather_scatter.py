@@ -8,13 +8,16 @@ It is the reference that the fused kernels are tested against, and a choice by n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .kernel_map import KernelMap
 
-WASTE = 0.25  # taps share one batched product while padding them to the longest adds at most this share of rows
+WASTE = (
+    0.25  # taps share one batched product while padding them to the longest adds at most this share of rows
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ def group_taps(counts: list[int], waste: float = WASTE) -> list[TapGroup]:
     return groups
 
 
-def conv(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int = 1) -> Tensor:
+def conv(
+    features: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int = 1
+) -> Tensor:
     """`functional.conv` by gather, torch.bmm over groups of taps, and a scatter in tap order."""
     pairs = kernel_map.pairs.to(torch.int64)
     offsets = kernel_map.tap_offsets.tolist()
     products: dict[int, Tensor] = {}
-    for group in group_taps([end - begin for begin, end in zip(offsets, offsets[1:], strict=False)]):
+    for group in group_taps([end - begin for begin, end in pairwise(offsets)]):
         blocks = []
         for tap in group.taps:
             gathered = features.index_select(0, pairs[offsets[tap] : offsets[tap + 1], 0])

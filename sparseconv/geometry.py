@@ -76,14 +76,18 @@ class Geometry:
         if any(extra) and not transposed:
             raise ValueError(f"output_padding belongs to transposed layers, got {output_padding!r}")
         if any(e >= max(s, d) for e, s, d in zip(extra, steps, gaps, strict=True)):
-            raise ValueError(f"output_padding must be smaller than stride or dilation, got {output_padding!r}")
+            raise ValueError(
+                f"output_padding must be smaller than stride or dilation, got {output_padding!r}"
+            )
         if anchor == "minkowski" or submanifold:
             centred = tuple(
                 (0 if k % 2 == 0 else (k - 1) // 2 * d) if anchor == "minkowski" else d * (k - 1) // 2
                 for k, d in zip(kernel, gaps, strict=True)
             )
             if any(pads) and pads != centred:
-                raise ValueError(f"padding of this layer with anchor {anchor!r} is {centred}, got {padding!r}")
+                raise ValueError(
+                    f"padding of this layer with anchor {anchor!r} is {centred}, got {padding!r}"
+                )
             pads = centred
         return Geometry(kernel, steps, pads, gaps, extra, anchor, submanifold, transposed)
 
@@ -103,7 +107,10 @@ class Geometry:
     @property
     def relations(self) -> list[list[int]]:
         """Per axis (kernel, stride, padding, dilation), the core's form."""
-        return [list(axis) for axis in zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)]
+        return [
+            list(axis)
+            for axis in zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        ]
 
     @property
     def site_relations(self) -> list[list[int]]:
@@ -119,12 +126,15 @@ class Geometry:
     def mirror_symmetric(self) -> bool:
         """Whether tap t and tap K - 1 - t of the full kernel are opposite, which makes the map its own reverse."""
         return self.submanifold and all(
-            2 * p == d * (k - 1) for k, d, p in zip(self.kernel_size, self.dilation, self.padding, strict=True)
+            2 * p == d * (k - 1)
+            for k, d, p in zip(self.kernel_size, self.dilation, self.padding, strict=True)
         )
 
     def all_taps(self) -> Tensor:
         """All taps, int32 [K, D], row-major with the last axis fastest."""
-        return torch.tensor(list(itertools.product(*map(range, self.kernel_size))), dtype=torch.int32).reshape(-1, self.ndim)
+        return torch.tensor(
+            list(itertools.product(*map(range, self.kernel_size))), dtype=torch.int32
+        ).reshape(-1, self.ndim)
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The spatial shape after the layer, as torch's dense layers have it; ValueError where it is empty."""
@@ -132,7 +142,13 @@ class Geometry:
             return tuple(shape)
         result = []
         for n, k, s, p, d, extra in zip(
-            shape, self.kernel_size, self.stride, self.padding, self.dilation, self.output_padding, strict=True
+            shape,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.output_padding,
+            strict=True,
         ):
             if self.transposed:
                 result.append((n - 1) * s - 2 * p + d * (k - 1) + extra + 1)
@@ -141,7 +157,9 @@ class Geometry:
             else:
                 result.append((n + 2 * p - d * (k - 1) - 1) // s + 1)
         if any(size < 1 for size in result):
-            raise ValueError(f"the layer {self} makes an empty shape {tuple(result)} from spatial_shape {tuple(shape)}")
+            raise ValueError(
+                f"the layer {self} makes an empty shape {tuple(result)} from spatial_shape {tuple(shape)}"
+            )
         return tuple(result)
 
     def output_stride(self, stride: Sequence[Rational]) -> tuple[Rational, ...]:

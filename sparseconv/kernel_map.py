@@ -31,7 +31,9 @@ class KernelMap:
 
     __slots__ = ("_neighbors", "_reverse", "in_sites", "mirrored", "out_sites", "pairs", "tap_offsets")
 
-    def __init__(self, pairs: Tensor, tap_offsets: Tensor, in_sites: Sites, out_sites: Sites, mirrored: bool = False) -> None:
+    def __init__(
+        self, pairs: Tensor, tap_offsets: Tensor, in_sites: Sites, out_sites: Sites, mirrored: bool = False
+    ) -> None:
         self.pairs = pairs
         self.tap_offsets = tap_offsets
         self.in_sites = in_sites
@@ -142,7 +144,9 @@ def lookup(
     return kernel_map, out_sites
 
 
-def _partner(sites: Sites, geometry: Geometry, tap_key: bytes | None, target: Sites | None) -> KernelMap | None:
+def _partner(
+    sites: Sites, geometry: Geometry, tap_key: bytes | None, target: Sites | None
+) -> KernelMap | None:
     """The cached map target -> sites of the same geometry the other way round, if there is one."""
     if target is None or geometry.submanifold:
         return None
@@ -170,7 +174,9 @@ def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
         raise ValueError(f"target must have {sites.ndim} dimensions, got {target.ndim}")
     expected = geometry.output_stride(sites.stride)
     if target.stride != expected:
-        raise ValueError(f"target must have stride {expected}, which this layer makes of {sites.stride}, got {target.stride}")
+        raise ValueError(
+            f"target must have stride {expected}, which this layer makes of {sites.stride}, got {target.stride}"
+        )
     if target.batch_size != sites.batch_size:
         raise ValueError(f"target must have batch_size {sites.batch_size}, got {target.batch_size}")
     if target.device != sites.device:
@@ -264,12 +270,16 @@ def check_taps(taps: Tensor | None, geometry: Geometry) -> Tensor | None:
     if taps is None:
         return None
     if not isinstance(taps, Tensor) or taps.dtype != torch.int32:
-        raise TypeError(f"taps must be an int32 tensor [K, {geometry.ndim}], got {getattr(taps, 'dtype', type(taps).__name__)}")
+        raise TypeError(
+            f"taps must be an int32 tensor [K, {geometry.ndim}], got {getattr(taps, 'dtype', type(taps).__name__)}"
+        )
     if taps.ndim != 2 or taps.shape[1] != geometry.ndim:
         raise ValueError(f"taps must be [K, {geometry.ndim}], got {list(taps.shape)}")
     sizes = torch.tensor(geometry.kernel_size, dtype=torch.int32)
     if bool(((taps < 0) | (taps >= sizes)).any()):
-        raise ValueError(f"taps must lie in [0, kernel_size) = [0, {geometry.kernel_size}), got {taps.tolist()}")
+        raise ValueError(
+            f"taps must lie in [0, kernel_size) = [0, {geometry.kernel_size}), got {taps.tolist()}"
+        )
     if len(torch.unique(taps, dim=0)) != len(taps):
         raise ValueError(f"taps must be distinct, got {taps.tolist()}")
     return taps.contiguous()

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Output sites and pairs: how the core's loops are put together.
 
-A layer relates a fine and a coarse side, ``fine = coarse * stride - padding + tap * dilation`` (csrc/core/relation.h). A convolution
-or a pooling reads the fine side, a transposed convolution the coarse one. Nothing here knows tensors of features, layers or caches.
+A layer relates a fine and a coarse side, ``fine = coarse * stride - padding + tap * dilation`` (csrc/core/relation.h). A
+convolution or a pooling reads the fine side, a transposed convolution the coarse one. Nothing here knows tensors of features,
+layers or caches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 TABLE_BYTES = 256 << 20  # a table of neighbours is built for as many taps at a time as fit this
 
 
-def _sorted_keys(coords: Tensor, layout: _native.KeyLayout, scale: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+def _sorted_keys(
+    coords: Tensor, layout: _native.KeyLayout, scale: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
     """The keys of coords * scale in increasing order, [N + 1] with a free last place, and their rows (None = row order)."""
     keys = torch.empty(len(coords) + 1, dtype=torch.int64)
     if _native.pack(coords, layout, scale, keys):
@@ -44,7 +47,9 @@ def find_duplicate(coords: Tensor) -> tuple[int, int] | None:
     return None if rows is None else _native.find_duplicate(keys, rows)
 
 
-def _moved_range(low: int, high: int, relation: Sequence[int], to_fine: bool, size: int | None) -> tuple[int, int]:
+def _moved_range(
+    low: int, high: int, relation: Sequence[int], to_fine: bool, size: int | None
+) -> tuple[int, int]:
     """The range of one axis after a layer; empty (low > high) where nothing is reached."""
     kernel, stride, padding, dilation = relation
     reach = dilation * (kernel - 1)
@@ -81,8 +86,8 @@ def output_coords(
         if first < INT32_MIN or last > INT32_MAX:
             raise ValueError(f"output coordinates must fit int32, axis {axis} would span {first} .. {last}")
     layout = _native.key_layout(
-        [low[0]] + [min(l, m[0]) for l, m in zip(low[1:], moved, strict=True)],
-        [high[0]] + [max(h, m[1]) for h, m in zip(high[1:], moved, strict=True)],
+        [low[0]] + [min(have, m[0]) for have, m in zip(low[1:], moved, strict=True)],
+        [high[0]] + [max(have, m[1]) for have, m in zip(high[1:], moved, strict=True)],
     )
     padded_keys, _ = _sorted_keys(coords, layout, [1] * width)
     keys = padded_keys[:-1]
@@ -98,7 +103,13 @@ def output_coords(
 
 
 def _move_axis(
-    keys: Tensor, layout: _native.KeyLayout, field: int, relation: Sequence[int], to_fine: bool, low: int, high: int
+    keys: Tensor,
+    layout: _native.KeyLayout,
+    field: int,
+    relation: Sequence[int],
+    to_fine: bool,
+    low: int,
+    high: int,
 ) -> Tensor:
     counts = torch.empty(-(-len(keys) // _native.MERGE_CHUNK), dtype=torch.int64)
     _native.move_axis(keys, layout, field, relation, to_fine, low, high, counts)
@@ -136,11 +147,16 @@ def find_pairs(
     for axis, relation in enumerate(relations, start=1):
         first, _ = _moved_range(coarse_low[axis], coarse_low[axis], relation, True, None)
         _, last = _moved_range(coarse_high[axis], coarse_high[axis], relation, True, None)
-        scaled = (coarse_low[axis] * relation[1], coarse_high[axis] * relation[1])  # queries before the tap is added
+        scaled = (
+            coarse_low[axis] * relation[1],
+            coarse_high[axis] * relation[1],
+        )  # queries before the tap is added
         low.append(min(fine_low[axis], first, scaled[0]))
         high.append(max(fine_high[axis], last, scaled[1]))
     layout = _native.key_layout(low, high)
-    same_sites = fine.data_ptr() == coarse.data_ptr() and len(fine) == len(coarse) and all(s == 1 for s in stride)
+    same_sites = (
+        fine.data_ptr() == coarse.data_ptr() and len(fine) == len(coarse) and all(s == 1 for s in stride)
+    )
 
     def fill(some_taps: Tensor, neighbors: Tensor) -> None:
         if method == "hash":
@@ -206,7 +222,8 @@ def find_rows(coords: Tensor, queries: Tensor) -> Tensor:
     axes = coords.shape[1] - 1
     (low, high), (query_low, query_high) = _native.bounds(coords), _native.bounds(queries)
     layout = _native.key_layout(
-        [min(pair) for pair in zip(low, query_low, strict=True)], [max(pair) for pair in zip(high, query_high, strict=True)]
+        [min(pair) for pair in zip(low, query_low, strict=True)],
+        [max(pair) for pair in zip(high, query_high, strict=True)],
     )
     keys = torch.empty(len(coords), dtype=torch.int64)
     query_keys = torch.empty(len(queries), dtype=torch.int64)
@@ -227,9 +244,12 @@ def group_rows(index: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return rows.to(torch.int64), offsets
 
 
-def voxel_runs(points: Tensor, batch: Tensor | None, origin: Sequence[float], size: Sequence[float]) -> tuple[Tensor, ...]:
+def voxel_runs(
+    points: Tensor, batch: Tensor | None, origin: Sequence[float], size: Sequence[float]
+) -> tuple[Tensor, ...]:
     """Points [N, D] into voxels: coords [V, 1 + D] int32 in lexicographic order, voxel of each point int64 [N],
-    and the points of each voxel in their order: order int64 [N], offsets int64 [V + 1]."""
+    and the points of each voxel in their order: order int64 [N], offsets int64 [V + 1].
+    """
     width = points.shape[1] + 1
     cells = torch.empty(len(points), width, dtype=torch.int32)
     bad = _native.cells_of_points(points, batch, origin, size, cells)

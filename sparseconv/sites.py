@@ -41,7 +41,11 @@ class Sites:
     __slots__ = ("__weakref__", "batch_size", "coords", "maps", "spatial_shape", "stride")
 
     def __init__(
-        self, coords: Tensor, stride: tuple[Rational, ...], spatial_shape: tuple[int, ...] | None, batch_size: int
+        self,
+        coords: Tensor,
+        stride: tuple[Rational, ...],
+        spatial_shape: tuple[int, ...] | None,
+        batch_size: int,
     ) -> None:
         """Trusts its arguments; `Sites.checked` does not."""
         self.coords = coords
@@ -75,8 +79,12 @@ class Sites:
         duplicate = mapping.find_duplicate(coords)
         if duplicate is not None:
             first, second = duplicate
-            raise ValueError(f"coords must be unique, rows {first} and {second} are both {coords[second].tolist()}")
-        return Sites(coords, as_stride(stride, ndim), shape, largest_batch + 1 if batch_size is None else batch_size)
+            raise ValueError(
+                f"coords must be unique, rows {first} and {second} are both {coords[second].tolist()}"
+            )
+        return Sites(
+            coords, as_stride(stride, ndim), shape, largest_batch + 1 if batch_size is None else batch_size
+        )
 
     @property
     def ndim(self) -> int:

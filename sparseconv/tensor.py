@@ -52,7 +52,9 @@ class SparseTensor:
                 f"features and coords must have the same rows, got {list(features.shape)} and {list(coords.shape)}"
             )
         if features.device != sites.device:
-            raise ValueError(f"features and coords must be on one device, got {features.device} and {sites.device}")
+            raise ValueError(
+                f"features and coords must be on one device, got {features.device} and {sites.device}"
+            )
         self.features = features
         self.sites = sites
 
@@ -147,7 +149,9 @@ class SparseTensor:
     def __getitem__(self, mask: Tensor) -> SparseTensor:
         """The rows where `mask`, bool [N], holds; gradients flow to them."""
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(f"rows are chosen by a bool tensor [N], got {getattr(mask, 'dtype', type(mask).__name__)}")
+            raise TypeError(
+                f"rows are chosen by a bool tensor [N], got {getattr(mask, 'dtype', type(mask).__name__)}"
+            )
         if mask.shape != self.features.shape[:1]:
             raise ValueError(f"the row mask must be [{len(self)}], got {list(mask.shape)}")
         return SparseTensor.on(self.sites.with_coords(self.coords[mask]), self.features[mask])
@@ -176,12 +180,16 @@ class SparseTensor:
             return SparseTensor.on(self.sites, self.features + other.features)
         check_same_grid(self, other, "+")
         if self.features.shape[1] != other.features.shape[1]:
-            raise ValueError(f"+ takes equal channels, got {self.features.shape[1]} and {other.features.shape[1]}")
+            raise ValueError(
+                f"+ takes equal channels, got {self.features.shape[1]} and {other.features.shape[1]}"
+            )
         rows = rows_on(self.sites, other.sites)
         if rows is not None:
             return SparseTensor.on(self.sites, self.features + other.features[rows])
         coords, order, offsets = torch.ops.sparseconv.unique_coords(torch.cat([self.coords, other.coords]))
-        features = torch.ops.sparseconv.gather_sum(torch.cat([self.features, other.features]), offsets, order, None)
+        features = torch.ops.sparseconv.gather_sum(
+            torch.cat([self.features, other.features]), offsets, order, None
+        )
         return SparseTensor.on(self.sites.with_coords(coords), features)
 
     # --- dense --------------------------------------------------------------------------------------------------------------
@@ -203,7 +211,9 @@ class SparseTensor:
         inside = ((index[:, 1:] >= 0) & (index[:, 1:] < torch.tensor(size, device=index.device))).all(1)
         if not bool(inside.all()):
             row = int((~inside).nonzero()[0, 0])
-            raise ValueError(f"row {row} at {self.coords[row].tolist()} lies outside origin {start} + shape {size}")
+            raise ValueError(
+                f"row {row} at {self.coords[row].tolist()} lies outside origin {start} + shape {size}"
+            )
         grid = self.features.new_zeros(self.batch_size, *size, self.features.shape[1])
         return grid.index_put(tuple(index.unbind(1)), self.features).movedim(-1, 1)
 
@@ -263,7 +273,9 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
         check_same_grid(first, other, "cat")
         rows = rows_on(first.sites, other.sites)
         if rows is None:
-            raise ValueError(f"cat takes tensors on the same cells, got {len(first)} and {len(other)} rows that differ")
+            raise ValueError(
+                f"cat takes tensors on the same cells, got {len(first)} and {len(other)} rows that differ"
+            )
         columns.append(other.features[rows])
     return SparseTensor.on(first.sites, torch.cat(columns, 1))
 
@@ -309,11 +321,15 @@ def from_dense(dense: Tensor, mask: Tensor | None = None) -> SparseTensor:
     if not dense.is_floating_point():
         raise TypeError(f"from_dense: dense must be floating point, got {dense.dtype}")
     if not 3 <= dense.ndim <= 6:
-        raise ValueError(f"from_dense: dense must be [B, C, *shape] with 1 to 4 axes, got {list(dense.shape)}")
+        raise ValueError(
+            f"from_dense: dense must be [B, C, *shape] with 1 to 4 axes, got {list(dense.shape)}"
+        )
     rows = dense.movedim(1, -1)
     keep = (rows != 0).any(-1) if mask is None else mask
     if keep.dtype != torch.bool or keep.shape != rows.shape[:-1]:
-        raise ValueError(f"from_dense: mask must be bool {list(rows.shape[:-1])}, got {keep.dtype} {list(keep.shape)}")
+        raise ValueError(
+            f"from_dense: mask must be bool {list(rows.shape[:-1])}, got {keep.dtype} {list(keep.shape)}"
+        )
     coords = keep.nonzero().to(torch.int32)
     sites = Sites(coords, (1,) * (dense.ndim - 2), tuple(dense.shape[2:]), dense.shape[0])
     return SparseTensor.on(sites, rows[keep])
@@ -328,4 +344,6 @@ def _unflatten(values: Any, context: Any) -> SparseTensor:
     return SparseTensor.on(Sites(coords, *context), features)
 
 
-_pytree.register_pytree_node(SparseTensor, _flatten, _unflatten, serialized_type_name="sparseconv.SparseTensor")
+_pytree.register_pytree_node(
+    SparseTensor, _flatten, _unflatten, serialized_type_name="sparseconv.SparseTensor"
+)

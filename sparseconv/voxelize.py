@@ -35,7 +35,9 @@ def _check_points(points: Tensor, name: str) -> None:
         raise ValueError(f"{name}: points must be [N, D] with D from 1 to 4, got {list(points.shape)}")
 
 
-def _check_batch(batch: Tensor | None, points: Tensor, batch_size: int | None, name: str) -> tuple[Tensor | None, int]:
+def _check_batch(
+    batch: Tensor | None, points: Tensor, batch_size: int | None, name: str
+) -> tuple[Tensor | None, int]:
     """The batch index as int32 and the batch size."""
     if batch is None:
         return None, 1 if batch_size is None else _positive(batch_size, name)
@@ -89,11 +91,15 @@ def voxelize(
     ndim = points.shape[1]
     features = points if features is None else features
     if not isinstance(features, Tensor) or not features.is_floating_point():
-        raise TypeError(f"voxelize: features must be a floating point tensor [N, C], got {getattr(features, 'dtype', features)}")
+        raise TypeError(
+            f"voxelize: features must be a floating point tensor [N, C], got {getattr(features, 'dtype', features)}"
+        )
     if features.ndim != 2 or features.shape[0] != points.shape[0]:
         raise ValueError(f"voxelize: features must be [{points.shape[0]}, C], got {list(features.shape)}")
     if features.device != points.device:
-        raise ValueError(f"voxelize: features must be on {points.device} like the points, got {features.device}")
+        raise ValueError(
+            f"voxelize: features must be on {points.device} like the points, got {features.device}"
+        )
     if reduce not in REDUCTIONS:
         raise ValueError(f"voxelize: reduce must be one of {REDUCTIONS}, got {reduce!r}")
     size = _per_axis(voxel_size, ndim, "voxel_size")
@@ -110,7 +116,9 @@ def voxelize(
     if reduce == "first":
         return SparseTensor.on(sites, features[order[offsets[:-1]]]), voxel_of_point
     if reduce == "max":
-        return SparseTensor.on(sites, torch.ops.sparseconv.gather_max(features, offsets, order)[0]), voxel_of_point
+        return SparseTensor.on(
+            sites, torch.ops.sparseconv.gather_max(features, offsets, order)[0]
+        ), voxel_of_point
     total = torch.ops.sparseconv.gather_sum(features, offsets, order, None)
     if reduce == "mean":
         total = total / offsets.diff().to(total.dtype)[:, None]
@@ -126,7 +134,8 @@ def _check_inside(coords: Tensor, shape: tuple[int, ...]) -> None:
     for axis, cells in enumerate(shape):
         if low[axis] < 0 or high[axis] >= cells:
             raise ValueError(
-                f"voxelize: cells must lie in [0, spatial_shape), axis {axis} has shape {cells}, got {low[axis]} .. {high[axis]}; "
+                f"voxelize: cells must lie in [0, spatial_shape), axis {axis} has shape {cells}, "
+                f"got {low[axis]} .. {high[axis]}; "
                 "crop the points first or leave spatial_shape out"
             )
 
@@ -158,7 +167,9 @@ def devoxelize(
         return _rows_to_points(x, points.to(torch.int64))
     _check_points(points, "devoxelize")
     if points.shape[1] != x.ndim:
-        raise ValueError(f"devoxelize: points must be [N, {x.ndim}] like the voxels, got {list(points.shape)}")
+        raise ValueError(
+            f"devoxelize: points must be [N, {x.ndim}] like the voxels, got {list(points.shape)}"
+        )
     if mode not in MODES:
         raise ValueError(f"devoxelize: mode must be one of {MODES}, got {mode!r}")
     if voxel_size is None:
@@ -167,10 +178,16 @@ def devoxelize(
         row = int((~torch.isfinite(points)).any(1).nonzero()[0, 0])
         raise ValueError(f"devoxelize: points must be finite, got {points[row].tolist()} in row {row}")
     batch, _ = _check_batch(batch, points, x.batch_size, "devoxelize")
-    edges = [edge * float(step) for edge, step in zip(_per_axis(voxel_size, x.ndim, "voxel_size"), x.stride, strict=True)]
+    edges = [
+        edge * float(step)
+        for edge, step in zip(_per_axis(voxel_size, x.ndim, "voxel_size"), x.stride, strict=True)
+    ]
     start = _per_axis(origin, x.ndim, "origin")
-    options = {"dtype": torch.float64, "device": points.device}
-    place = (points.detach().to(torch.float64) - torch.tensor(start, **options)) / torch.tensor(edges, **options)
+
+    def numbers(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=points.device)
+
+    place = (points.detach().to(torch.float64) - numbers(start)) / numbers(edges)
     samples = torch.zeros(len(points), dtype=torch.int32) if batch is None else batch
     if mode == "nearest":
         return _rows_to_points(x, torch.ops.sparseconv.find_rows(x.coords, _queries(samples, place.floor())))
@@ -178,14 +195,14 @@ def devoxelize(
     share = place - 0.5 - corner
     rows, weights = [], []
     for offset in itertools.product((0, 1), repeat=x.ndim):
-        step = torch.tensor(offset, **options)
+        step = numbers(offset)
         rows.append(torch.ops.sparseconv.find_rows(x.coords, _queries(samples, corner + step)))
         weights.append(torch.where(step > 0, share, 1 - share).prod(1))
-    row, weight = torch.stack(rows, 1), torch.stack(weights, 1)
-    weight = torch.where(row >= 0, weight, torch.zeros_like(weight))
+    corners, weight = torch.stack(rows, 1), torch.stack(weights, 1)
+    weight = torch.where(corners >= 0, weight, torch.zeros_like(weight))
     total = weight.sum(1, keepdim=True)
     weight = weight / torch.where(total > 0, total, torch.ones_like(total))
-    return _weighted_rows(x, row, weight)
+    return _weighted_rows(x, corners, weight)
 
 
 def _queries(samples: Tensor, cells: Tensor) -> Tensor:
@@ -197,7 +214,9 @@ def _rows_to_points(x: SparseTensor, rows: Tensor) -> Tensor:
     if rows.ndim != 1:
         raise ValueError(f"devoxelize: rows must be [N], got {list(rows.shape)}")
     if len(rows) and (int(rows.min()) < -1 or int(rows.max()) >= len(x)):
-        raise ValueError(f"devoxelize: rows must lie in [-1, {len(x)}), got {int(rows.min())} .. {int(rows.max())}")
+        raise ValueError(
+            f"devoxelize: rows must lie in [-1, {len(x)}), got {int(rows.min())} .. {int(rows.max())}"
+        )
     return _weighted_rows(x, rows[:, None], (rows >= 0).to(torch.float64)[:, None])
 
 
@@ -207,5 +226,7 @@ def _weighted_rows(x: SparseTensor, rows: Tensor, weights: Tensor) -> Tensor:
     offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
     torch.cumsum(present.sum(1), 0, out=offsets[1:])
     accumulator = torch.float64 if x.features.dtype == torch.float64 else torch.float32
-    result: Tensor = torch.ops.sparseconv.gather_sum(x.features, offsets, rows[present], weights[present].to(accumulator))
+    result: Tensor = torch.ops.sparseconv.gather_sum(
+        x.features, offsets, rows[present], weights[present].to(accumulator)
+    )
     return result

@@ -23,7 +23,7 @@ from sparseconv import functional
 def gradients_of(build: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     out = build()
     cotangent = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).reshape(out.shape).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, inputs, cotangent)]
+    return [out.detach(), *torch.autograd.grad(out, inputs, cotangent, retain_graph=True)]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ inline void tap_deltas(const Buffer<int32_t>& taps, const KeyLayout& layout, con
                        Integers& deltas, std::vector<TapRun>& runs) {
     const int axes = layout.fields - 1;
     require(taps.ndim == 2 && taps.shape[1] == axes, "taps must be [K, " + std::to_string(axes) + "]");
-    require(static_cast<int>(padding.size()) == axes && static_cast<int>(dilation.size()) == axes, "padding and dilation: one per axis");
+    require(static_cast<int>(padding.size()) == axes && static_cast<int>(dilation.size()) == axes,
+            "padding and dilation: one per axis");
     for (int64_t t = 0; t < taps.rows(); ++t) {
         int64_t delta = 0;
         bool same_line = t > 0;
@@ -219,8 +220,7 @@ inline void write_pairs(const Cpu& device, Buffer<int32_t> table, Buffer<int64_t
 inline void scatter_pairs(const Cpu& device, Buffer<int32_t> pairs, Buffer<int64_t> tap_offsets, int key_column,
                           Buffer<int32_t> table) {
     require_table(table, tap_offsets.size() - 1, table.ndim == 2 ? table.shape[1] : 0);
-    device.for_each(tap_offsets.size() - 1,
-                    ScatterPairs{pairs.data, tap_offsets.data, table.shape[1], key_column, table.data});
+    device.for_each(tap_offsets.size() - 1, ScatterPairs{pairs.data, tap_offsets.data, table.shape[1], key_column, table.data});
 }
 
 // Whether the pairs of every tap increase in `column` too, which makes a reversal a mere swap of the columns.
@@ -234,8 +234,8 @@ inline bool pairs_sorted(Buffer<int32_t> pairs, Buffer<int64_t> tap_offsets, int
 }
 
 // Returns the first point that has no cell, or -1.
-inline int64_t cells_of_points(const Cpu& device, AnyBuffer points, std::optional<Buffer<int32_t>> batch, const std::vector<double>& origin,
-                               const std::vector<double>& size, Buffer<int32_t> coords) {
+inline int64_t cells_of_points(const Cpu& device, AnyBuffer points, std::optional<Buffer<int32_t>> batch,
+                               const std::vector<double>& origin, const std::vector<double>& size, Buffer<int32_t> coords) {
     const int axes = static_cast<int>(size.size());
     require(points.ndim == 2 && points.contiguous() && points.shape[1] == axes && axes >= 1 && axes <= 4 &&
                 static_cast<int>(origin.size()) == axes && (!batch || batch->size() == points.shape[0]),
@@ -244,8 +244,8 @@ inline int64_t cells_of_points(const Cpu& device, AnyBuffer points, std::optiona
     const Chunks chunks{points.shape[0], kRowsPerTask};
     Integers first_bad(chunks.count());
     auto run = [&](auto* typed) {
-        CellsOfPoints<std::remove_pointer_t<decltype(typed)>> body{typed, batch ? batch->data : nullptr, axes, {}, {}, chunks, coords.data,
-                                                                   first_bad.data()};
+        CellsOfPoints<std::remove_pointer_t<decltype(typed)>> body{
+            typed, batch ? batch->data : nullptr, axes, {}, {}, chunks, coords.data, first_bad.data()};
         for (int a = 0; a < axes; ++a) body.origin[a] = origin[a], body.size[a] = size[a];
         device.for_each(chunks.count(), body);
     };

@@ -15,9 +15,14 @@ namespace sparseconv {
 
 struct DLTensor {
     void* data;
-    struct { int32_t device_type, device_id; } device;
+    struct {
+        int32_t device_type, device_id;
+    } device;
     int32_t ndim;
-    struct { uint8_t code, bits; uint16_t lanes; } dtype;
+    struct {
+        uint8_t code, bits;
+        uint16_t lanes;
+    } dtype;
     int64_t* shape;
     int64_t* strides;  // null = contiguous
     uint64_t byte_offset;
@@ -92,9 +97,8 @@ struct type_caster<sparseconv::Buffer<T>> {
         if (source.is_none()) return false;
         const sparseconv::AnyBuffer any = sparseconv::read_dlpack(source, SPARSECONV_DEVICE_TYPE);
         if (any.type != sparseconv::element_type_of<T>::value) {
-            throw type_error(std::string("expected an array of ") +
-                             sparseconv::name_of(sparseconv::element_type_of<T>::value) + ", got " +
-                             sparseconv::name_of(any.type));
+            throw type_error(std::string("expected an array of ") + sparseconv::name_of(sparseconv::element_type_of<T>::value) +
+                             ", got " + sparseconv::name_of(any.type));
         }
         if (!any.contiguous()) throw value_error("expected a contiguous array, got strides for shape " + any.shape_text());
         value.data = static_cast<T*>(any.data);

@@ -28,15 +28,25 @@ inline const char* name_of(ElementType type) {
 template <class T>
 struct element_type_of;
 template <>
-struct element_type_of<float> { static constexpr ElementType value = ElementType::f32; };
+struct element_type_of<float> {
+    static constexpr ElementType value = ElementType::f32;
+};
 template <>
-struct element_type_of<double> { static constexpr ElementType value = ElementType::f64; };
+struct element_type_of<double> {
+    static constexpr ElementType value = ElementType::f64;
+};
 template <>
-struct element_type_of<int32_t> { static constexpr ElementType value = ElementType::i32; };
+struct element_type_of<int32_t> {
+    static constexpr ElementType value = ElementType::i32;
+};
 template <>
-struct element_type_of<int64_t> { static constexpr ElementType value = ElementType::i64; };
+struct element_type_of<int64_t> {
+    static constexpr ElementType value = ElementType::i64;
+};
 template <>
-struct element_type_of<uint8_t> { static constexpr ElementType value = ElementType::u8; };
+struct element_type_of<uint8_t> {
+    static constexpr ElementType value = ElementType::u8;
+};
 
 // An array of any element type, up to 4 axes, any strides (in elements).
 struct AnyBuffer {

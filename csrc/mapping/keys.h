@@ -107,9 +107,7 @@ struct PlaceByDigit {
 };
 
 // Elements of int64 scratch that sort_keys needs for n keys.
-inline int64_t sort_scratch_size(int64_t n) {
-    return n + (n + 1) / 2 + Chunks{n, kSortChunk}.count() * kDigits;
-}
+inline int64_t sort_scratch_size(int64_t n) { return n + (n + 1) / 2 + Chunks{n, kSortChunk}.count() * kDigits; }
 
 // Sorts keys [n] in place, stably, and writes rows [n] = where each key stood. bits: how many low bits of the keys can differ.
 inline void sort_keys(const Cpu& device, int64_t* keys, int32_t* rows, int64_t n, int bits, int64_t* scratch) {

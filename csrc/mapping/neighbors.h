@@ -36,8 +36,8 @@ struct TapRun {
 };
 
 struct MergeNeighbors {
-    const int64_t* fine;        // [n_fine + 1], increasing, closed by kNoKey
-    const int32_t* fine_rows;   // [n_fine], the row each key stands for; null = identity
+    const int64_t* fine;       // [n_fine + 1], increasing, closed by kNoKey
+    const int32_t* fine_rows;  // [n_fine], the row each key stands for; null = identity
     int64_t n_fine;
     const int64_t* queries;     // [n], increasing
     const int32_t* query_rows;  // [n]; null = identity

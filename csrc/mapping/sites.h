@@ -20,8 +20,8 @@ struct AxisMove {
     KeyLayout layout;
     int field;
     AxisRelation relation;
-    bool to_fine;      // a transposed layer: coarse -> fine
-    int64_t low, high; // outputs are kept in [low, high]
+    bool to_fine;       // a transposed layer: coarse -> fine
+    int64_t low, high;  // outputs are kept in [low, high]
 
     // The value that `value` reaches through `tap`, if any.
     SPARSECONV_HD bool target(int64_t value, int64_t tap, int64_t* out) const {
@@ -62,8 +62,8 @@ struct MergeAxis {
     AxisMove move;
     const int64_t* keys;  // [n], strictly increasing
     int64_t n;
-    Chunks chunks;        // ranges of output keys begin at keys[chunk begin]
-    int64_t* counts;      // [chunks]
+    Chunks chunks;          // ranges of output keys begin at keys[chunk begin]
+    int64_t* counts;        // [chunks]
     const int64_t* starts;  // [chunks], null while counting
     int64_t* out;
 

@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operators as torch knows them, torch.ops.sparseconv.*; importing this registers them."""
+
+from . import convolution, maps, reduction
+
+__all__ = ["convolution", "maps", "reduction"]

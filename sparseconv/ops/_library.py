@@ -1,0 +1,32 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""How an operator is registered: schema, CPU kernel, fake kernel and derivative.
+
+`Library.define` with an own Autograd-key kernel is the registration with the least host time per call. Derivatives call the
+operators again, so they can be differentiated too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+library = torch.library.Library("sparseconv", "DEF")
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def define(schema: str, kernel: Any, fake: Any, autograd: Any = None) -> None:
+    """Registers sparseconv::<schema>; `autograd` is the kernel that records, None for operators without a derivative."""
+    name = schema.split("(")[0]
+    library.define(schema)
+    library.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"sparseconv::{name}", fake, lib=library)
+    if autograd is not None:
+        library.impl(name, autograd, "Autograd")
+
+
+def records(*tensors: Tensor | None) -> bool:
+    """Whether a call with these tensors has to be recorded for a backward pass."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

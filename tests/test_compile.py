@@ -1,0 +1,214 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""What torch expects of registered operators: opcheck, and torch.compile without graph breaks or recompilations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+from engine import random_tensor
+from strategies import close
+
+import sparseconv
+import sparseconv.nn as spnn
+from sparseconv import SparseTensor
+
+
+def our_ops() -> list[str]:
+    names = (n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if n.startswith("sparseconv::"))
+    return sorted({n.split(".")[0] for n in names})
+
+
+# --- opcheck ---------------------------------------------------------------------------------------------------------
+
+
+def samples() -> dict[str, list[tuple[Any, ...]]]:
+    """Arguments of every operator, floats that require gradients where the operator has them; also empty inputs."""
+    x = random_tensor(3, 60, 4, extent=6, dtype=torch.float64, grad=True, batch_size=2)
+    same = sparseconv.build_kernel_map(x.coords, kernel_size=3, submanifold=True)
+    down = sparseconv.build_kernel_map(x.coords, kernel_size=3, stride=2, padding=1)
+    back = down.reverse()
+    weight = torch.randn(27, 4, 5, dtype=torch.float64, requires_grad=True)
+    grouped = torch.randn(27, 2, 6, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    out = torch.randn(down.n_out, 5, dtype=torch.float64, requires_grad=True)
+    none = torch.zeros(0, 4, dtype=torch.int32)
+    nothing = sparseconv.build_kernel_map(none, kernel_size=3, submanifold=True)
+    relations = [3, 2, 1, 1] * 3
+    taps = spnn.SubMConv3d(1, 1, 3).taps
+    index = x.coords[:, 0].long()
+    order = torch.argsort(index, stable=True)
+    offsets = torch.tensor([0, int((index == 0).sum()), len(index), len(index)])
+    pool = torch.ops.sparseconv.max_pool(x.features.detach(), down.pairs, down.tap_offsets, down.n_out)
+    points = torch.rand(40, 3, dtype=torch.float64)
+    arrays = (down.pairs, down.tap_offsets, back.pairs, back.tap_offsets)
+    return {
+        "output_coords": [
+            (x.coords, relations, False, None),
+            (x.coords, relations, True, None),
+            (x.coords.abs(), relations, False, [5, 5, 5]),
+            (none, relations, False, None),
+        ],
+        "find_pairs": [
+            (x.coords, down.out_coords, taps, relations, "auto"),
+            (x.coords, down.out_coords, taps[3:9], relations, "hash"),
+            (none, down.out_coords, taps, relations, "sort"),
+        ],
+        "find_rows": [(x.coords, x.coords[5:20].clone()), (x.coords, none)],
+        "unique_coords": [(torch.cat([x.coords, x.coords[:9]]),), (none,)],
+        "reverse_pairs": [(down.pairs, down.tap_offsets, down.n_in), (nothing.pairs, nothing.tap_offsets, 0)],
+        "gather_gemm": [
+            (x.features, weight, bias, *arrays, down.n_out, 1, False, False, False),
+            (x.features, weight, None, *arrays[:2], None, None, down.n_out, 1, False, False, False),
+            (x.features, grouped, None, *arrays, down.n_out, 2, False, False, False),
+            (x.features, weight, bias, same.pairs, same.tap_offsets, same.pairs, same.tap_offsets, same.n_out, 1)
+            + (False, False, True),
+            (out, weight, None, *arrays[2:], *arrays[:2], down.n_in, 1, True, False, False),
+            (x.features[:0], weight, bias, nothing.pairs, nothing.tap_offsets, None, None, 0, 1, False, False, False),
+        ],
+        "gather_outer": [(x.features, out, *arrays, 1), (x.features, out, *arrays[:2], None, None, 1)],
+        "column_sum": [(x.features,), (x.features[:0],)],
+        "max_pool": [(x.features, down.pairs, down.tap_offsets, down.n_out)],
+        "max_pool_grad": [(out[:, :4].detach().contiguous(), pool[1], back.pairs, back.tap_offsets, down.n_in)],
+        "group_rows": [(index, 3), (index[:0], 2)],
+        "gather_sum": [
+            (x.features, offsets, order, None),
+            (x.features, offsets, order, torch.rand(len(order), dtype=torch.float64)),
+        ],
+        "gather_max": [(x.features, offsets, order)],
+        "voxel_runs": [
+            (points, None, [0.0] * 3, [0.2] * 3),
+            (points, torch.arange(40, dtype=torch.int32) % 3, [0.1] * 3, [0.2] * 3),
+            (points[:0], None, [0.0] * 3, [0.2] * 3),
+        ],
+    }
+
+
+def test_there_are_samples_for_every_operator() -> None:
+    assert our_ops() and set(our_ops()) == set(samples())
+
+
+@pytest.mark.parametrize("name", our_ops())
+def test_opcheck(name: str) -> None:
+    for number, arguments in enumerate(samples()[name]):
+        operator = getattr(torch.ops.sparseconv, name).default
+        try:
+            torch.library.opcheck(operator, arguments)
+        except Exception as error:
+            raise AssertionError(f"{name}, sample {number}: {error}") from error
+
+
+# --- torch.compile ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def block(kind: str = "SubMConv3d", **options: Any) -> spnn.Sequential:
+    """No bias: before a BatchNorm its gradient is zero but for rounding, which nothing can be compared with."""
+    return spnn.Sequential(getattr(spnn, kind)(4, 8, 3, bias=False, **options), spnn.BatchNorm(8), spnn.ReLU())
+
+
+def another_scan(seed: int) -> SparseTensor:
+    return random_tensor(3, 150 + 40 * seed, 4, extent=8 + seed, batch_size=2, seed=seed, grad=True)
+
+
+def frames() -> int:
+    return torch._dynamo.utils.counters["frames"]["total"]
+
+
+def compare(eager: torch.nn.Module, compiled: Callable[[SparseTensor], SparseTensor], net: torch.nn.Module, seed: int) -> None:
+    """Output, input gradient and parameter gradients of the compiled network equal those of its eager copy."""
+    x, y = another_scan(seed), another_scan(seed)
+    a, b = eager(x), compiled(y)
+    assert torch.equal(a.coords, b.coords) and a.stride == b.stride and a.batch_size == b.batch_size
+    close(b.features, a.features, 1e-5)
+    cotangent = torch.sin(torch.arange(a.features.numel(), dtype=torch.float32)).reshape(a.features.shape)
+    a.features.backward(cotangent)
+    b.features.backward(cotangent)
+    close(y.features.grad, x.features.grad, 1e-5)
+    for left, right in zip(net.parameters(), eager.parameters(), strict=True):
+        close(left.grad, right.grad, 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_a_conv_norm_relu_block_compiles_whole_and_once(backend: str) -> None:
+    net = block()
+    eager = copy.deepcopy(net)
+    compiled = torch.compile(net, fullgraph=True, backend=backend)
+    compare(eager, compiled, net, 1)
+    compare(eager, compiled, net, 2)  # here dynamo may learn that the number of rows varies
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in (3, 4, 5):
+            compare(eager, compiled, net, seed)
+    net.eval(), eager.eval()
+    close(compiled(another_scan(6)).features, eager(another_scan(6)).features, 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_the_second_scan_already_compiles_nothing(backend: str) -> None:
+    """The contract says "does not recompile for another scan": not even for the second."""
+    net = block()
+    compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=True)
+    compiled(another_scan(1))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in (2, 3):
+            compiled(another_scan(seed))
+
+
+@pytest.mark.parametrize("kind", ["Conv3d", "ConvTranspose3d"])
+def test_layers_that_make_sites_compile(kind: str) -> None:
+    net = block(kind, stride=2, padding=1)
+    eager = copy.deepcopy(net)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=True)
+    for seed in (1, 2):
+        compare(eager, compiled, net, seed)
+
+
+class Hourglass(torch.nn.Module):
+    """Down and up again, onto the sites that were there before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = spnn.Conv3d(4, 6, 3, stride=2, padding=1)
+        self.up = spnn.InverseConv3d(6, 5, 3, stride=2, padding=1)
+        self.pool = spnn.MaxPool3d(2)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.pool(sparseconv.cat([x, self.up(self.down(x), x)]))
+
+
+def test_an_hourglass_compiles() -> None:
+    net = Hourglass()
+    eager = copy.deepcopy(net)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=True)
+    for seed in (1, 2):
+        compare(eager, compiled, net, seed)
+
+
+def test_a_map_that_is_cached_before_is_used_or_rebuilt_the_same() -> None:
+    net = block()
+    eager = copy.deepcopy(net)
+    x = another_scan(1)
+    expected = eager(x).features
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    close(compiled(x).features, expected, 1e-5)
+    close(compiled(x).features, eager(x).features, 1e-5)
+
+
+def test_recompilation_would_be_noticed() -> None:
+    """The configuration used above really raises when a new graph is needed."""
+    compiled = torch.compile(lambda x, scale: x * scale, fullgraph=True, backend="eager", dynamic=False)
+    compiled(torch.ones(3), 2)
+    with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(Exception, match=r"(?i)recompil"):
+        compiled(torch.ones(5, 2), 3)

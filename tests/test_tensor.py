@@ -1,0 +1,363 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""SparseTensor: rows, sums, concatenation, batches, dense grids, and how it travels (pickle, pytree, pinning, types)."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from fractions import Fraction
+
+import oracle
+import pytest
+import torch
+from engine import random_tensor
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import close, coords_of, same_bits, scans
+from torch.utils import _pytree
+
+import sparseconv
+import sparseconv.nn as spnn
+from sparseconv import SparseTensor
+
+
+def example(**options: object) -> SparseTensor:
+    return random_tensor(3, 120, 4, extent=8, batch_size=3, dtype=torch.float64, **options)
+
+
+def values_at(x: SparseTensor) -> dict[oracle.Site, torch.Tensor]:
+    return dict(zip(oracle.rows_of(x.coords.numpy()), x.features, strict=True))
+
+
+def pair_of_scans(draw: st.DrawFn, ndim: int) -> tuple[SparseTensor, SparseTensor]:
+    shape = draw(st.sampled_from([None, (3,) * ndim]))
+    tensors = []
+    for _ in range(2):
+        sites = draw(scans(ndim, shape, 3, 12))
+        features = torch.randn(len(sites), 2, dtype=torch.float64, requires_grad=True)
+        tensors.append(SparseTensor(features, coords_of(sites, ndim), batch_size=3, spatial_shape=shape))
+    return tensors[0], tensors[1]
+
+
+# --- what a user passes ----------------------------------------------------------------------------------------------
+
+
+def test_attributes() -> None:
+    coords = torch.tensor([[1, 2, 3], [0, 0, 1]], dtype=torch.int32)
+    x = SparseTensor(torch.ones(2, 5), coords, stride=(2, Fraction(1, 2)), spatial_shape=[4, 5], batch_size=3)
+    assert x.features.shape == (2, 5) and torch.equal(x.coords, coords)
+    assert tuple(x.stride) == (2, Fraction(1, 2)) and tuple(x.spatial_shape) == (4, 5) and x.batch_size == 3
+    y = SparseTensor(torch.ones(2, 5), coords)
+    assert tuple(y.stride) == (1, 1) and y.spatial_shape is None and y.batch_size == 2
+    empty = SparseTensor(torch.ones(0, 5), coords[:0])
+    assert empty.batch_size in (0, 1) and len(empty.coords) == 0
+    assert "2" in repr(x) and "5" in repr(x)
+
+
+def test_coords_of_any_strides_become_contiguous() -> None:
+    wide = torch.tensor([[0, 1, 9], [0, 2, 9]], dtype=torch.int32)[:, :2]
+    x = SparseTensor(torch.ones(2, 1), wide)
+    assert x.coords.is_contiguous() and x.coords.tolist() == [[0, 1], [0, 2]]
+
+
+def test_replace_keeps_sites_and_maps() -> None:
+    x = example()
+    y = x.replace(torch.randn(len(x.coords), 7))
+    assert y.coords is x.coords and y.features.shape[1] == 7 and x.features.shape[1] == 4
+    assert y.sites is x.sites
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_row_masks_and_their_gradients() -> None:
+    x = example(grad=True)
+    mask = torch.rand(len(x.coords)) < 0.5
+    y = x[mask]
+    assert torch.equal(y.coords, x.coords[mask]) and torch.equal(y.features, x.features[mask])
+    assert y.batch_size == x.batch_size and y.stride == x.stride
+    weight = torch.randn(y.features.shape, dtype=torch.float64)
+    (grad,) = torch.autograd.grad((y.features * weight).sum(), x.features)
+    assert torch.equal(grad[mask], weight) and not grad[~mask].any()
+    nothing = x[torch.zeros(len(x.coords), dtype=torch.bool)]
+    assert nothing.features.shape == (0, 4)
+    assert spnn.SubMConv3d(4, 2, 3).double()(nothing).features.shape == (0, 2)
+    # the masked tensor's maps are its own
+    layer = spnn.SubMConv3d(4, 4, 3).double()
+    layer(x)
+    fresh = SparseTensor(y.features, y.coords, batch_size=3)
+    same_bits(layer(y).features, layer(fresh).features)
+
+
+def test_samples_are_batches_of_one() -> None:
+    x = example(grad=True)
+    for index in range(3):
+        mask = x.coords[:, 0] == index
+        sample = x.sample(index)
+        assert sample.batch_size == 1 and not sample.coords[:, 0].any()
+        assert torch.equal(sample.coords[:, 1:], x.coords[mask, 1:]) and torch.equal(sample.features, x.features[mask])
+    (grad,) = torch.autograd.grad(x.sample(1).features.sum(), x.features)
+    assert torch.equal(grad.any(1), x.coords[:, 0] == 1)
+    back = sparseconv.collate([x.sample(i) for i in range(3)])
+    ours, theirs = values_at(back), values_at(x)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[s], theirs[s]) for s in ours)
+
+
+# --- +, cat, collate -------------------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), ndim=st.integers(1, 4))
+def test_sum_on_any_sites(data: st.DataObject, ndim: int) -> None:
+    a, b = pair_of_scans(data.draw, ndim)
+    c = a + b
+    left, right, both = values_at(a), values_at(b), values_at(c)
+    assert both.keys() == left.keys() | right.keys()
+    zero = torch.zeros(2, dtype=torch.float64)
+    for site, value in both.items():
+        assert torch.equal(value, left.get(site, zero) + right.get(site, zero))
+    rows = oracle.rows_of(c.coords.numpy())
+    if left.keys() == right.keys():
+        assert rows == oracle.rows_of(a.coords.numpy())  # equal sites: the first operand's rows
+    else:
+        assert rows == sorted(rows)
+    if len(rows):
+        weight = torch.randn(len(rows), 2, dtype=torch.float64)
+        (c.features * weight).sum().backward()
+        at = dict(zip(rows, weight, strict=True))
+        for operand in (a, b):
+            if len(operand.coords):
+                expected = torch.stack([at[s] for s in oracle.rows_of(operand.coords.numpy())])
+                close(operand.features.grad, expected)
+
+
+def test_sum_on_equal_sites_in_another_order() -> None:
+    x = example()
+    order = torch.randperm(len(x.coords))
+    y = SparseTensor(x.features[order] * 2, x.coords[order], batch_size=3)
+    z = x + y
+    assert torch.equal(z.coords, x.coords)
+    close(z.features, x.features * 3)
+
+
+def test_cat_joins_channels_row_by_row() -> None:
+    x = example(grad=True)
+    order = torch.randperm(len(x.coords))
+    y = SparseTensor(torch.randn(len(order), 2, dtype=torch.float64), x.coords[order], batch_size=3)
+    z = sparseconv.cat([x, y, x])
+    assert torch.equal(z.coords, x.coords) and z.features.shape[1] == 10
+    joined = torch.empty_like(y.features)
+    joined[order] = y.features
+    assert torch.equal(z.features, torch.cat([x.features, joined, x.features], 1))
+    (grad,) = torch.autograd.grad(z.features.sum(), x.features)
+    assert torch.equal(grad, torch.full_like(grad, 2))
+
+
+def test_sum_and_cat_refuse_other_grids() -> None:
+    x = example()
+    down = spnn.MaxPool3d(2)(x)
+    bounded = SparseTensor(x.features, x.coords - x.coords.min(0).values, spatial_shape=(20, 20, 20))
+    narrow = SparseTensor(x.features[:, :2], x.coords, batch_size=3)
+    fewer = x[torch.arange(len(x.coords)) > 0]
+    for wrong in (down, bounded):
+        with pytest.raises(ValueError, match="stride|spatial_shape|batch_size"):
+            _ = x + wrong
+        with pytest.raises(ValueError):
+            sparseconv.cat([x, wrong])
+    with pytest.raises(ValueError, match="channels"):
+        _ = x + narrow
+    with pytest.raises(ValueError, match=r"\d"):
+        sparseconv.cat([x, fewer])
+
+
+def test_collate_keeps_empty_samples_and_order() -> None:
+    a, b = example(grad=True), example()
+    empty = SparseTensor(torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, 4, dtype=torch.int32), batch_size=2)
+    c = sparseconv.collate([a, empty, b])
+    assert c.batch_size == 8 and torch.equal(c.features, torch.cat([a.features, b.features]))
+    assert torch.equal(c.coords[: len(a.coords)], a.coords)
+    assert torch.equal(c.coords[len(a.coords) :, 0], b.coords[:, 0] + 5)
+    (grad,) = torch.autograd.grad(c.features.sum(), a.features)
+    assert torch.equal(grad, torch.ones_like(grad))
+    with pytest.raises(ValueError, match="stride"):
+        sparseconv.collate([a, spnn.MaxPool3d(2)(b)])
+
+
+def test_a_batch_equals_its_samples_alone() -> None:
+    samples = [random_tensor(3, 90, 4, extent=7, dtype=torch.float64, seed=s) for s in range(3)]
+    net = spnn.Sequential(spnn.SubMConv3d(4, 6, 3), spnn.Conv3d(6, 5, 3, stride=2, padding=1), spnn.MaxPool3d(2)).double()
+    batch = net(sparseconv.collate(samples))
+    for index, sample in enumerate(samples):
+        alone = net(sample)
+        assert torch.equal(batch.sample(index).coords, alone.coords)
+        same_bits(batch.sample(index).features, alone.features)
+
+
+# --- dense -----------------------------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), ndim=st.integers(1, 4))
+def test_dense_and_from_dense(data: st.DataObject, ndim: int) -> None:
+    shape = tuple(data.draw(st.integers(1, 4)) for _ in range(ndim))
+    sites = data.draw(scans(ndim, shape, 2, 10))
+    features = torch.randn(len(sites), 3, dtype=torch.float64, requires_grad=True)
+    x = SparseTensor(features, coords_of(sites, ndim), spatial_shape=shape, batch_size=2)
+    grid = x.dense()
+    assert torch.equal(grid, torch.from_numpy(oracle.scatter(sites, features.detach().numpy(), shape, 2)))
+    back = sparseconv.from_dense(grid)
+    assert oracle.rows_of(back.coords.numpy()) == sorted(sites) and tuple(back.spatial_shape) == shape
+    assert back.batch_size == 2 and torch.equal(back.dense(), grid)
+    if sites:
+        weight = torch.randn(grid.shape, dtype=torch.float64)
+        (grad,) = torch.autograd.grad((grid * weight).sum(), features)
+        assert torch.equal(grad, torch.from_numpy(oracle.gather(sites, weight.numpy())))
+        dense = grid.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(sparseconv.from_dense(dense).features.sum(), dense)
+        assert torch.equal(grad, (grid != 0).any(1, keepdim=True).expand_as(grid).double())
+
+
+def test_dense_of_an_unbounded_tensor_wants_shape_and_origin() -> None:
+    x = SparseTensor(torch.ones(2, 1), torch.tensor([[0, -3, 4], [1, -2, 5]], dtype=torch.int32))
+    for options in ({}, {"shape": (4, 4)}, {"origin": (0, 0)}):
+        with pytest.raises(ValueError, match=r"shape.*origin"):
+            x.dense(**options)
+    grid = x.dense(shape=(2, 3), origin=(-3, 4))
+    assert grid.shape == (2, 1, 2, 3) and grid[0, 0, 0, 0] == 1 and grid[1, 0, 1, 1] == 1 and grid.sum() == 2
+    with pytest.raises(ValueError, match=r"\[1, -2, 5\]"):
+        x.dense(shape=(2, 1), origin=(-3, 4))
+
+
+# --- how it travels --------------------------------------------------------------------------------------------------
+
+
+def equal(a: SparseTensor, b: SparseTensor) -> bool:
+    same = torch.equal(a.coords, b.coords) and torch.equal(a.features, b.features) and a.stride == b.stride
+    return same and a.spatial_shape == b.spatial_shape and a.batch_size == b.batch_size
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "torch.save", "pytree"])
+def test_round_trips_leave_the_caches_behind(way: str) -> None:
+    x = spnn.ConvTranspose3d(4, 4, 2, stride=2).double()(example()).detach()
+    small = len(pickle.dumps(x))
+    spnn.SubMConv3d(4, 4, 5).double()(x)
+    assert len(pickle.dumps(x)) <= small + 64  # the map is many times that
+    if way == "pickle":
+        y = pickle.loads(pickle.dumps(x))
+    elif way == "deepcopy":
+        y = copy.deepcopy(x)
+        y.features[0, 0] += 1
+        assert not torch.equal(y.features, x.features)
+        y.features[0, 0] = x.features[0, 0]
+    elif way == "torch.save":
+        buffer = io.BytesIO()
+        torch.save(x, buffer)
+        buffer.seek(0)
+        y = torch.load(buffer, weights_only=False)
+    else:
+        leaves, spec = _pytree.tree_flatten({"scan": x, "list": [x, 3]})
+        assert all(isinstance(leaf, torch.Tensor | int) for leaf in leaves)
+        y = _pytree.tree_unflatten(leaves, spec)["scan"]
+        doubled = _pytree.tree_map_only(torch.Tensor, lambda t: t * 2 if t.is_floating_point() else t, x)
+        assert isinstance(doubled, SparseTensor) and torch.equal(doubled.features, x.features * 2)
+    assert equal(x, y) and y.stride == (Fraction(1, 2),) * 3
+    layer = spnn.SubMConv3d(4, 3, 3).double()
+    same_bits(layer(y).features, layer(x).features)
+
+
+def test_deepcopy_of_a_network_that_has_run() -> None:
+    net = spnn.Sequential(spnn.SubMConv3d(4, 6, 3), spnn.BatchNorm(6), spnn.ReLU()).double()
+    x = example()
+    out = net(x).features
+    twin = copy.deepcopy(net)
+    for _ in range(2):
+        twin = pickle.loads(pickle.dumps(twin))
+    net.eval(), twin.eval()
+    same_bits(twin(x).features, net(x).features)
+    assert out.requires_grad
+
+
+def test_pin_memory_or_why_not() -> None:
+    x = example()
+    if torch.cuda.is_available():
+        y = x.pin_memory()
+        assert y.features.is_pinned() and y.coords.is_pinned() and equal(x, y)
+    else:
+        with pytest.raises(RuntimeError, match=r"(?i)pin|accelerator|cuda|driver"):  # torch's own words
+            x.pin_memory()
+
+
+def test_to_changes_types_and_keeps_sites() -> None:
+    x = example(grad=True)
+    y = x.to(torch.float32)
+    assert y.features.dtype == torch.float32 and y.coords.dtype == torch.int32 and torch.equal(y.coords, x.coords)
+    assert x.to("cpu").features.dtype == torch.float64
+    (grad,) = torch.autograd.grad(y.features.sum(), x.features)
+    assert grad.dtype == torch.float64
+    meta = x.to("meta")
+    assert meta.features.device.type == "meta" and meta.coords.device.type == "meta"
+
+
+def test_clear_cache_frees_the_maps() -> None:
+    x = example()
+    spnn.SubMConv3d(4, 4, 3).double()(x)
+    assert len(x.sites.maps) == 1
+    sparseconv.clear_cache(x) if hasattr(sparseconv, "clear_cache") else x.clear_cache()
+    assert len(x.sites.maps) == 0
+    x.clear_cache()
+
+
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["SubMConv3d", "Conv3d", "ConvTranspose3d"])
+def test_bfloat16_is_stored_and_accumulated_in_float32(kind: str) -> None:
+    x = random_tensor(3, 400, 64, extent=8)
+    layer = getattr(spnn, kind)(64, 32, 3).bfloat16()
+    rounded = x.features.bfloat16()
+    y = layer(x.replace(rounded))
+    assert y.features.dtype == torch.bfloat16
+    wide = copy.deepcopy(layer).float()
+    expected = wide(x.replace(rounded.float())).features.detach()
+    worst = (y.features.float() - expected).abs().max() / expected.abs().max()
+    assert worst < 2**-8  # one rounding to 8 bits at the end; bfloat16 sums would lose many
+    features = rounded.clone().requires_grad_()
+    layer(x.replace(features)).features.float().square().mean().backward()
+    assert features.grad.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.bfloat16
+    assert torch.isfinite(layer.weight.grad).all()
+
+
+def test_autocast_behaves_as_for_torch_layers() -> None:
+    """bfloat16 out, float32 parameters and gradients, float64 untouched, off inside a disabled region."""
+    dense, ours = torch.nn.Conv3d(8, 8, 3, padding=1), spnn.SubMConv3d(8, 8, 3)
+    x = random_tensor(3, 200, 8, extent=7, spatial_shape=(7, 7, 7), grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        theirs = dense(x.dense())
+        y = ours(x)
+        assert y.features.dtype == theirs.dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert ours(x).features.dtype == torch.float32
+        wide = copy.deepcopy(ours).double()(x.to(torch.float64)).features.dtype
+        assert wide == copy.deepcopy(dense).double()(x.dense().double()).dtype == torch.float64
+    y.features.float().sum().backward()
+    assert ours.weight.grad.dtype == torch.float32 and ours.bias.grad.dtype == torch.float32
+    assert x.features.grad.dtype == torch.float32
+    exact = ours(x).features
+    worst = (y.features.float() - exact).abs().max() / exact.abs().max()
+    assert 0 < worst < 0.02
+
+
+def test_second_derivatives() -> None:
+    """Gradient penalties need them; dense torch layers have them."""
+    x = random_tensor(2, 12, 2, extent=5, dtype=torch.float64, grad=True)
+    for layer in (spnn.SubMConv2d(2, 2, 3).double(), spnn.Conv2d(2, 2, 2, stride=2).double(), spnn.AvgPool2d(2)):
+        inputs = (x.features, *layer.parameters())
+        assert torch.autograd.gradgradcheck(
+            lambda f, *_, layer=layer: layer(x.replace(f)).features, inputs, raise_exception=True
+        )
+
+
+def test_the_equality_used_here_can_fail() -> None:
+    x = example()
+    assert equal(x, x.replace(x.features.clone()))
+    assert not equal(x, x.replace(x.features + 1)) and not equal(x, x.sample(0))
