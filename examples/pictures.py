@@ -45,16 +45,14 @@ def height_colors(scan: Scan) -> Image:
     """
     z = scan.points[:, 2]
     low, high = np.percentile(z, [2, 98]) if len(z) else (0, 1)
-    colors = plt.get_cmap("viridis")(np.clip((z - low) / max(high - low, 1e-6), 0, 1))[:, :3].astype(
-        np.float32
-    )
+    share = np.clip((z - low) / max(high - low, 1e-6), 0, 1)
+    colors: Image = plt.get_cmap("viridis")(share)[:, :3].astype(np.float32)
     remission = scan.attributes.get("remission")
     if remission is None or not len(remission) or remission.max() <= 0:
         return colors
-    dimmed: Image = (
-        colors * (0.45 + 0.55 * np.clip(remission / np.percentile(remission, 95).clip(1e-6), 0, 1))[:, None]
-    )
-    return dimmed.astype(np.float32)
+    light = np.clip(remission / np.percentile(remission, 95).clip(1e-6), 0, 1).astype(np.float32)
+    dimmed: Image = colors * (np.float32(0.45) + np.float32(0.55) * light)[:, None]
+    return dimmed
 
 
 def save_pictures(

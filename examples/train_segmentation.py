@@ -15,19 +15,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from checkpoint import NAME, load_model, load_training, read_checkpoint, save_checkpoint
+from interrupt import ignore_ctrl_c, stop_on_ctrl_c
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.classification import MulticlassConfusionMatrix
 from tqdm import tqdm
@@ -62,27 +61,29 @@ class Settings:
 def make_data(settings: Settings) -> tuple[ds.Scans, ds.Scans]:
     """Return the scans to train with and those to validate on."""
     if settings.data == "simulated":
-        return ds.SimulatedDataset(settings.scans, settings.seed), ds.SimulatedDataset(
-            settings.valid, settings.seed + 1
-        )
-    valid = ds.SemanticKitti(settings.data, "valid")
+        seed = settings.seed
+        return ds.SimulatedDataset(settings.scans, seed), ds.SimulatedDataset(settings.valid, seed + 1)
+    train, valid = ds.SemanticKitti(settings.data, "train"), ds.SemanticKitti(settings.data, "valid")
     step = max(1, len(valid) // settings.valid)
-    return ds.SemanticKitti(settings.data, "train"), torch.utils.data.Subset(
-        valid, range(0, len(valid), step)
-    )
+    return train, Subset(valid, range(0, len(valid), step))
 
 
 def make_samples(settings: Settings, scans: ds.Scans, *, train: bool) -> ds.Samples:
     """Turn scans into samples of training ids, cropped, and for training changed at random."""
     changes: list[ds.Transform] = [ds.Crop(settings.radius)]
     if train:
-        changes += [ds.Rotate(), ds.Flip(), ds.Scale(), ds.Shift(), ds.Jitter(), ds.Drop(), ds.DropAttribute()]
+        changes += [
+            ds.Rotate(),
+            ds.Flip(),
+            ds.Scale(),
+            ds.Shift(),
+            ds.Jitter(),
+            ds.Drop(),
+            ds.DropAttribute(),
+        ]
+    change, seed = ds.Compose(changes), settings.seed
     return ds.Samples(
-        scans,
-        features=settings.features,
-        transform=ds.Compose(changes),
-        label_map=ds.to_training_ids,
-        seed=settings.seed,
+        scans, features=settings.features, transform=change, label_map=ds.to_training_ids, seed=seed
     )
 
 
@@ -93,7 +94,7 @@ def make_model(settings: Settings) -> nn.Module:
 
 def make_loader(
     settings: Settings, samples: ds.Samples, order: list[int], workers: int
-) -> DataLoader[ds.Batch]:
+) -> Iterable[ds.Batch]:
     """Load samples in a given order; the workers voxelize."""
     collate = partial(ds.collate_scans, voxel_size=settings.voxel)
     return DataLoader(
@@ -105,32 +106,6 @@ def make_loader(
         worker_init_fn=ignore_ctrl_c,
         generator=torch.Generator().manual_seed(settings.seed),  # leaves torch's own for the network alone
     )
-
-
-def ignore_ctrl_c(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which finishes its step with what the workers deliver."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def stop_on_ctrl_c() -> Iterator[list[int]]:
-    """Collect Ctrl-C in the list it yields instead of breaking a step in two; a second Ctrl-C breaks at
-    once.
-    """
-    pressed: list[int] = []
-
-    def press(number: int, frame: object) -> None:
-        del frame
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def class_weights(samples: ds.Samples, scans: int = 30) -> Tensor:
@@ -146,12 +121,14 @@ def class_weights(samples: ds.Samples, scans: int = 30) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader[ds.Batch], device: torch.device) -> Tensor:
+def evaluate(model: nn.Module, loader: Iterable[ds.Batch], device: torch.device) -> Tensor:
     """Return the IoU `[classes]` over all points of a loader, NaN for classes that no point has."""
     confusion = MulticlassConfusionMatrix(NUM_CLASSES, ignore_index=ds.IGNORE).to(device)
     model.eval()
     for batch in loader:
         batch = batch.to(device)
+        if batch.labels is None:
+            raise ValueError("evaluate: the scans to validate on must have labels")
         confusion.update(model(batch.tensor).features.argmax(dim=1)[batch.index], batch.labels)
     matrix = confusion.compute().double()
     hits, truth = matrix.diag(), matrix.sum(dim=1)

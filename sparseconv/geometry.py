@@ -166,7 +166,12 @@ class Geometry:
         """The tensor stride after the layer: multiplied by the layer's, divided by a transposed layer's."""
         if not self.transposed:
             return tuple(have * step for have, step in zip(stride, self.stride, strict=True))
-        return tuple(
-            have if step == 1 else (have // step if have % step == 0 else Fraction(have) / step)
-            for have, step in zip(stride, self.stride, strict=True)
-        )
+        return tuple(_divide(have, step) for have, step in zip(stride, self.stride, strict=True))
+
+
+def _divide(have: Rational, step: int) -> Rational:
+    if step == 1 or have % step == 0:
+        return have if step == 1 else have // step
+    # torch.compile may hold an int as a symbol, which Fraction cannot take; the length of a range is a plain number again.
+    whole = len(range(have)) if isinstance(have, int) else have
+    return Fraction(whole) / len(range(step))

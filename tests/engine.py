@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,21 @@ def random_tensor(
     return sparseconv.SparseTensor(features, coords, batch_size=batch_size, spatial_shape=spatial_shape)
 
 
+def refuses(
+    call: Callable[[], Any], *words: str, kind: type[Exception] | tuple[type[Exception], ...] = ValueError
+) -> None:
+    """``call`` raises ``kind`` and its message holds all ``words`` (regular expressions)."""
+    try:
+        result = call()
+    except kind as error:
+        message = str(error)
+        for word in words:
+            if not re.search(word, message):
+                raise AssertionError(f"{word!r} is not in: {message}") from error
+        return
+    raise AssertionError(f"accepted, result {result!r}")
+
+
 # --- real scans ------------------------------------------------------------------------------------------------------
 
 SCANS = (
@@ -143,7 +160,9 @@ def _read_pcd(path: Path) -> np.ndarray:
     """x y z of a binary_compressed PCD file: a text header, then LZF, one field after the other."""
     raw = path.read_bytes()
     head, body = raw.split(b"DATA binary_compressed\n", 1)
-    header = {line.split()[0]: line.split()[1:] for line in head.decode().splitlines() if line and line[0] != "#"}
+    header = {
+        line.split()[0]: line.split()[1:] for line in head.decode().splitlines() if line and line[0] != "#"
+    }
     packed, size = np.frombuffer(body[:8], "<u4")
     data = _unpack_lzf(body[8 : 8 + int(packed)], int(size))
     n, start, columns = int(header["POINTS"][0]), 0, {}

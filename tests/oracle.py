@@ -260,7 +260,9 @@ def avg_pool_gradient(
 # --- voxels ----------------------------------------------------------------------------------------------------------
 
 
-def cells(points: np.ndarray, voxel_size: float | Sequence[float], origin: float | Sequence[float] = 0.0) -> list[Site]:
+def cells(
+    points: np.ndarray, voxel_size: float | Sequence[float], origin: float | Sequence[float] = 0.0
+) -> list[Site]:
     """floor((double(p) - origin) / double(voxel_size)), one operation after the other in Python floats."""
     ndim = points.shape[1]
     size = [float(voxel_size)] * ndim if np.isscalar(voxel_size) else [float(v) for v in voxel_size]
@@ -307,9 +309,7 @@ def reduce_rows(values: np.ndarray, index: np.ndarray, n: int, how: str) -> np.n
     return out
 
 
-def trilinear_weights(
-    sites: Sequence[Site], position: Sequence[float], sample: int
-) -> dict[int, float]:
+def trilinear_weights(sites: Sequence[Site], position: Sequence[float], sample: int) -> dict[int, float]:
     """Row -> weight for a point at ``position`` in cells (a voxel's centre lies at cell + 0.5).
 
     The 2^D nearest centres with the usual multilinear weights; absent corners drop out and the rest sums to one.

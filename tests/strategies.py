@@ -120,8 +120,12 @@ def relations(
     dilation = per_axis(1, 3)
     stride = (1,) * ndim if kind == "submanifold" else per_axis(1, 3)
     output_padding = (0,) * ndim
-    if kind == "transposed" and enlarge and draw(st.booleans()):  # torch wants it below the stride or below the dilation
-        output_padding = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    if (
+        kind == "transposed" and enlarge and draw(st.booleans())
+    ):  # torch wants it below the stride or below the dilation
+        output_padding = tuple(
+            draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)
+        )
     return oracle.make(
         ndim,
         kernel,
@@ -190,7 +194,9 @@ def cases(
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def close(got: torch.Tensor | np.ndarray | None, expected: torch.Tensor | np.ndarray, atol: float = ATOL) -> None:
+def close(
+    got: torch.Tensor | np.ndarray | None, expected: torch.Tensor | np.ndarray, atol: float = ATOL
+) -> None:
     """Equal shapes, and values within ``atol`` times max(1, the largest expected value); infinities must be equal."""
     if got is None:
         raise AssertionError("there is no tensor (no gradient arrived)")
@@ -201,7 +207,9 @@ def close(got: torch.Tensor | np.ndarray | None, expected: torch.Tensor | np.nda
         return
     finite = np.isfinite(b)
     limit = atol * max(1.0, float(np.abs(b[finite]).max(initial=0.0)))
-    wrong = np.where(finite, ~(np.abs(a - np.where(finite, b, 0)) <= limit), ~((a == b) | (np.isnan(a) & np.isnan(b))))
+    wrong = np.where(
+        finite, ~(np.abs(a - np.where(finite, b, 0)) <= limit), ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    )
     if wrong.any():
         at = tuple(int(v) for v in np.argwhere(wrong)[0])
         count = f"{int(wrong.sum())} of {wrong.size} values differ by more than {limit:.3g}"

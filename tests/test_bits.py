@@ -19,7 +19,6 @@ import sparseconv.nn as spnn
 from sparseconv import functional
 
 
-
 def gradients_of(build: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     out = build()
     cotangent = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).reshape(out.shape).to(out.dtype)
@@ -95,7 +94,9 @@ def test_voxelize_and_devoxelize(reduce: str, dtype: torch.dtype) -> None:
         results += gradients_of(lambda x=x: x.features, [values])
         for mode in ("nearest", "trilinear"):
             places = {"voxel_size": 0.3, "batch": batch, "mode": mode}
-            results += gradients_of(lambda x=x, places=places: sparseconv.devoxelize(x, points, **places), [values])
+            results += gradients_of(
+                lambda x=x, places=places: sparseconv.devoxelize(x, points, **places), [values]
+            )
         reference = reference or results
         for a, b in zip(results, reference, strict=True):
             same_bits(a, b)
@@ -133,5 +134,7 @@ print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in net.paramete
 def test_training_repeats_from_process_to_process(threads: int) -> None:
     run = [sys.executable, "-c", TRAINING.format(threads=threads)]
     here = Path(__file__).resolve().parents[1]
-    hashes = {subprocess.run(run, capture_output=True, text=True, check=True, cwd=here).stdout for _ in range(2)}
+    hashes = {
+        subprocess.run(run, capture_output=True, text=True, check=True, cwd=here).stdout for _ in range(2)
+    }
     assert len(hashes) == 1 and len(hashes.pop()) == 65

@@ -47,6 +47,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     pool = torch.ops.sparseconv.max_pool(x.features.detach(), down.pairs, down.tap_offsets, down.n_out)
     points = torch.rand(40, 3, dtype=torch.float64)
     arrays = (down.pairs, down.tap_offsets, back.pairs, back.tap_offsets)
+    mirrored = (same.pairs, same.tap_offsets, same.pairs, same.tap_offsets)
     return {
         "output_coords": [
             (x.coords, relations, False, None),
@@ -66,15 +67,29 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x.features, weight, bias, *arrays, down.n_out, 1, False, False, False),
             (x.features, weight, None, *arrays[:2], None, None, down.n_out, 1, False, False, False),
             (x.features, grouped, None, *arrays, down.n_out, 2, False, False, False),
-            (x.features, weight, bias, same.pairs, same.tap_offsets, same.pairs, same.tap_offsets, same.n_out, 1)
-            + (False, False, True),
+            (x.features, weight, bias, *mirrored, same.n_out, 1, False, False, True),
             (out, weight, None, *arrays[2:], *arrays[:2], down.n_in, 1, True, False, False),
-            (x.features[:0], weight, bias, nothing.pairs, nothing.tap_offsets, None, None, 0, 1, False, False, False),
+            (
+                x.features[:0],
+                weight,
+                bias,
+                nothing.pairs,
+                nothing.tap_offsets,
+                None,
+                None,
+                0,
+                1,
+                False,
+                False,
+                False,
+            ),
         ],
         "gather_outer": [(x.features, out, *arrays, 1), (x.features, out, *arrays[:2], None, None, 1)],
         "column_sum": [(x.features,), (x.features[:0],)],
         "max_pool": [(x.features, down.pairs, down.tap_offsets, down.n_out)],
-        "max_pool_grad": [(out[:, :4].detach().contiguous(), pool[1], back.pairs, back.tap_offsets, down.n_in)],
+        "max_pool_grad": [
+            (out[:, :4].detach().contiguous(), pool[1], back.pairs, back.tap_offsets, down.n_in)
+        ],
         "group_rows": [(index, 3), (index[:0], 2)],
         "gather_sum": [
             (x.features, offsets, order, None),
@@ -116,7 +131,9 @@ def _fresh_dynamo() -> Iterator[None]:
 
 def block(kind: str = "SubMConv3d", **options: Any) -> spnn.Sequential:
     """No bias: before a BatchNorm its gradient is zero but for rounding, which nothing can be compared with."""
-    return spnn.Sequential(getattr(spnn, kind)(4, 8, 3, bias=False, **options), spnn.BatchNorm(8), spnn.ReLU())
+    return spnn.Sequential(
+        getattr(spnn, kind)(4, 8, 3, bias=False, **options), spnn.BatchNorm(8), spnn.ReLU()
+    )
 
 
 def another_scan(seed: int) -> SparseTensor:
@@ -127,7 +144,9 @@ def frames() -> int:
     return torch._dynamo.utils.counters["frames"]["total"]
 
 
-def compare(eager: torch.nn.Module, compiled: Callable[[SparseTensor], SparseTensor], net: torch.nn.Module, seed: int) -> None:
+def compare(
+    eager: torch.nn.Module, compiled: Callable[[SparseTensor], SparseTensor], net: torch.nn.Module, seed: int
+) -> None:
     """Output, input gradient and parameter gradients of the compiled network equal those of its eager copy."""
     x, y = another_scan(seed), another_scan(seed)
     a, b = eager(x), compiled(y)

@@ -51,7 +51,11 @@ def test_any_layer_onto_the_sites_of_another_tensor(case: Case) -> None:
     close(y.features, expected(case))
     touched = {o for _, _, o in case.pairs}
     for row in set(range(len(case.out_sites))) - touched:  # a site without a pair gets the bias, to the bit
-        bias = torch.from_numpy(case.numbers["bias"]) if case.bias else torch.zeros(case.c_out, dtype=torch.float64)
+        bias = (
+            torch.from_numpy(case.numbers["bias"])
+            if case.bias
+            else torch.zeros(case.c_out, dtype=torch.float64)
+        )
         assert torch.equal(y.features[row].detach(), bias)
 
 
@@ -82,7 +86,7 @@ def test_pruned_taps_equal_zeroed_weights(case: Case, data: st.DataObject) -> No
 def test_inverse_is_the_transposed_layer_onto_the_partner(case: Case) -> None:
     """Bit for bit, whether the partner's map lies in the cache (reversed) or has to be built."""
     x = tensor_of(case)
-    options = {k: v for k, v in case.layer_options.items()}
+    options = case.layer_options
     y = layer_of(case)(x)
     inverse = getattr(spnn, f"InverseConv{case.rel.ndim}d")(
         case.c_out, case.c_in, case.rel.kernel, groups=case.groups, bias=case.bias, **options
@@ -108,7 +112,9 @@ def test_inverse_is_the_transposed_layer_onto_the_partner(case: Case) -> None:
     assert torch.equal(cached.coords, x.coords)
     swapped = sorted(((t, o, i) for t, i, o in case.pairs), key=lambda p: (p[0], p[2]))
     weight, bias = inverse.weight.detach().numpy(), inverse.bias.detach().numpy() if case.bias else None
-    close(cached.features, oracle.conv(y.features.detach(), weight, bias, swapped, len(case.sites), case.groups))
+    close(
+        cached.features, oracle.conv(y.features.detach(), weight, bias, swapped, len(case.sites), case.groups)
+    )
 
 
 @given(case=cases(enlarge=False))

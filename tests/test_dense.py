@@ -33,7 +33,9 @@ def dense_layer(case: Case) -> nn.Module:
     options = {"stride": case.rel.stride, "padding": case.rel.padding, "dilation": case.rel.dilation}
     if case.rel.transposed:
         options["output_padding"] = case.rel.output_padding
-    layer = getattr(nn, name)(case.c_in, case.c_out, case.rel.kernel, groups=case.groups, bias=case.bias, **options)
+    layer = getattr(nn, name)(
+        case.c_in, case.c_out, case.rel.kernel, groups=case.groups, bias=case.bias, **options
+    )
     layer = layer.double()
     with torch.no_grad():
         layer.weight.copy_(dense_weight(torch.from_numpy(case.numbers["weight"]), case))
@@ -67,7 +69,9 @@ def compare_with_dense(case: Case) -> None:
 
 def _without_bias_elsewhere(dense: torch.Tensor, y: sparseconv.SparseTensor, case: Case) -> torch.Tensor:
     """Zero the dense output where we have no site, after checking that it holds nothing but the bias there."""
-    bias = torch.from_numpy(case.numbers["bias"]) if case.bias else torch.zeros(case.c_out, dtype=torch.float64)
+    bias = (
+        torch.from_numpy(case.numbers["bias"]) if case.bias else torch.zeros(case.c_out, dtype=torch.float64)
+    )
     ours = torch.zeros(dense.shape[0], *dense.shape[2:], dtype=torch.bool)
     if len(y.coords):
         ours[tuple(y.coords.long().t())] = True
@@ -129,10 +133,14 @@ def test_pools(ndim: int, kind: str) -> None:
         grid = oracle.scatter(case.sites, case.numbers["features"], case.shape, case.batch_size, fill)
         dense_x = torch.from_numpy(grid).requires_grad_()
         if kind == "max":
-            y = getattr(spnn, f"MaxPool{ndim}d")(rel.kernel, stride=rel.stride, padding=rel.padding, dilation=rel.dilation)(x)
+            y = getattr(spnn, f"MaxPool{ndim}d")(
+                rel.kernel, stride=rel.stride, padding=rel.padding, dilation=rel.dilation
+            )(x)
             dense = POOLS[ndim][0](rel.kernel, rel.stride, rel.padding, rel.dilation)(dense_x)
         else:
-            y = getattr(spnn, f"AvgPool{ndim}d")(rel.kernel, stride=rel.stride, padding=rel.padding, count="kernel")(x)
+            y = getattr(spnn, f"AvgPool{ndim}d")(
+                rel.kernel, stride=rel.stride, padding=rel.padding, count="kernel"
+            )(x)
             dense = POOLS[ndim][1](rel.kernel, rel.stride, rel.padding)(dense_x)
         sites = oracle.rows_of(y.coords.numpy())
         assert sites == case.out_sites and tuple(y.spatial_shape) == tuple(dense.shape[2:])
@@ -140,7 +148,9 @@ def test_pools(ndim: int, kind: str) -> None:
         rest = dense.detach().numel() - y.features.numel()
         assert int((dense == fill).sum()) >= rest
         cotangent = torch.sin(torch.arange(y.features.numel(), dtype=torch.float64)).reshape(y.features.shape)
-        dense.backward(torch.from_numpy(oracle.scatter(sites, cotangent.numpy(), dense.shape[2:], case.batch_size)))
+        dense.backward(
+            torch.from_numpy(oracle.scatter(sites, cotangent.numpy(), dense.shape[2:], case.batch_size))
+        )
         y.features.backward(cotangent)
         close(x.features.grad, oracle.gather(case.sites, dense_x.grad.numpy()))
 
@@ -150,9 +160,22 @@ def test_pools(ndim: int, kind: str) -> None:
 def test_a_whole_network_equals_its_dense_twin() -> None:
     """conv s2 - ReLU - conv - max pool - transposed conv: sites, clipping and shapes compose."""
     torch.manual_seed(3)
-    case = Case(oracle.make(3, 3, 2, 1), ((0, 0, 1, 2), (0, 5, 5, 5), (0, 4, 1, 3), (1, 2, 2, 2)), (6, 6, 7), 2, 1, 2, 4, False, 1)
+    case = Case(
+        oracle.make(3, 3, 2, 1),
+        ((0, 0, 1, 2), (0, 5, 5, 5), (0, 4, 1, 3), (1, 2, 2, 2)),
+        (6, 6, 7),
+        2,
+        1,
+        2,
+        4,
+        False,
+        1,
+    )
     x = tensor_of(case)
-    a, b = spnn.Conv3d(2, 4, 3, stride=2, padding=1, bias=False).double(), spnn.Conv3d(4, 4, 2, bias=False).double()
+    a, b = (
+        spnn.Conv3d(2, 4, 3, stride=2, padding=1, bias=False).double(),
+        spnn.Conv3d(4, 4, 2, bias=False).double(),
+    )
     c = spnn.ConvTranspose3d(4, 3, 3, stride=2, padding=1, output_padding=1, bias=False).double()
     y = c(b(a(x)))
     grid = dense_input(case).detach()
@@ -173,4 +196,6 @@ def test_the_comparison_with_dense_can_fail() -> None:
     with torch.no_grad():
         reference.weight.copy_(dense_weight(wrong, right))
     with pytest.raises(AssertionError):
-        close(layer(x).dense(), _without_bias_elsewhere(reference(dense_input(right)).detach(), layer(x), right))
+        close(
+            layer(x).dense(), _without_bias_elsewhere(reference(dense_input(right)).detach(), layer(x), right)
+        )

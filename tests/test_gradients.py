@@ -51,10 +51,16 @@ def test_all_gradients_in_float32(case: Case) -> None:
 @settings(max_examples=12)
 @given(case=cases(max_rows=6, max_volume=12, enlarge=False))
 def test_gradcheck(case: Case) -> None:
-    assume(case.c_in * case.c_out <= 40 and len(case.sites) > 0)  # torch's gradcheck refuses arrays without elements
+    assume(
+        case.c_in * case.c_out <= 40 and len(case.sites) > 0
+    )  # torch's gradcheck refuses arrays without elements
     kmap = sparseconv.build_kernel_map(coords_of(case.sites, case.rel.ndim), **map_options(case))
-    inputs = [torch.from_numpy(case.numbers[k].copy()).requires_grad_() for k in ("features", "weight", "bias")]
-    assert torch.autograd.gradcheck(lambda x, w, b: functional.conv(x, w, b, kmap, groups=case.groups), inputs)
+    inputs = [
+        torch.from_numpy(case.numbers[k].copy()).requires_grad_() for k in ("features", "weight", "bias")
+    ]
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: functional.conv(x, w, b, kmap, groups=case.groups), inputs
+    )
 
 
 @pytest.mark.parametrize("name", ["SubMConv2d", "Conv2d", "ConvTranspose2d"])

@@ -59,7 +59,8 @@ def imports_of(source: str, name: str, is_package: bool) -> set[str]:
 
 def graph(*folders: str) -> dict[str, set[str]]:
     return {
-        module_name(p): imports_of(p.read_text(), module_name(p), p.name == "__init__.py") for p in python_files(*folders)
+        module_name(p): imports_of(p.read_text(), module_name(p), p.name == "__init__.py")
+        for p in python_files(*folders)
     }
 
 
@@ -101,7 +102,9 @@ def test_only_native_imports_the_compiled_modules() -> None:
     importers = {m for m, names in everything.items() if names & COMPILED}
     assert importers == {"sparseconv._native"}
     users = {m for m, names in everything.items() if within(names, "sparseconv._native")}
-    assert not {m for m in users if re.match(r"sparseconv\.(nn|models|convert|compat|pruning|datasets)", m)}, users
+    assert not {
+        m for m in users if re.match(r"sparseconv\.(nn|models|convert|compat|pruning|datasets)", m)
+    }, users
 
 
 def test_the_package_never_imports_its_plugins() -> None:
@@ -110,13 +113,14 @@ def test_the_package_never_imports_its_plugins() -> None:
             assert not within(names, plugin), f"{module} imports {plugin}"
 
 
-
 def test_plugins_and_examples_use_public_names() -> None:
     internal = "_native _cpu _cuda sites geometry mapping kernel_map tensor ops gather_scatter".split()
     for module, names in graph("datasets", "pruning", "examples").items():
         for bad in internal:
             assert not within(names, f"sparseconv.{bad}"), f"{module} imports sparseconv.{bad}"
-        private = [n for n in names if n.startswith("sparseconv.") and any(p.startswith("_") for p in n.split("."))]
+        private = [
+            n for n in names if n.startswith("sparseconv.") and any(p.startswith("_") for p in n.split("."))
+        ]
         private = [n for n in private if not n.startswith(("sparseconv.datasets", "sparseconv.pruning"))]
         assert not private, f"{module} imports {private}"
 
@@ -129,9 +133,16 @@ def test_the_oracle_imports_nothing_of_ours() -> None:
 
 def test_import_directions_can_be_violated() -> None:
     """The reader of imports sees every spelling."""
-    source = "from . import _native\nfrom ..sites import Sites\ndef f():\n    import sparseconv.nn.conv as c\n"
+    source = (
+        "from . import _native\nfrom ..sites import Sites\ndef f():\n    import sparseconv.nn.conv as c\n"
+    )
     seen = imports_of(source, "sparseconv.nn.pool", False)
-    assert {"sparseconv.nn._native", "sparseconv.sites", "sparseconv.sites.Sites", "sparseconv.nn.conv"} <= seen
+    assert {
+        "sparseconv.nn._native",
+        "sparseconv.sites",
+        "sparseconv.sites.Sites",
+        "sparseconv.nn.conv",
+    } <= seen
     assert "sparseconv._cpu" in imports_of("from . import _cpu", "sparseconv._native", False)
     assert rank("sparseconv.nn.conv") > rank("sparseconv.functional") > rank("sparseconv.sites")
 
@@ -233,13 +244,17 @@ def test_headers_and_file_lengths() -> None:
     """SPDX headers are a rule; a long file is a smell, so it only warns."""
     python = python_files("sparseconv", "datasets", "pruning", "examples", "benchmarks", "tests")
     native = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"}]
-    without = [str(p) for p in [*python, *native] if "SPDX-License-Identifier: Apache-2.0" not in p.read_text()[:300]]
+    without = [
+        str(p) for p in [*python, *native] if "SPDX-License-Identifier: Apache-2.0" not in p.read_text()[:300]
+    ]
     assert not without, without
     for path in [*python, *native]:
         limit = 300 if path.suffix == ".py" else 350
         lines = len(path.read_text().splitlines())
         if lines > limit:
-            warnings.warn(f"{path.relative_to(ROOT)} has {lines} lines (house rule: about {limit})", stacklevel=1)
+            warnings.warn(
+                f"{path.relative_to(ROOT)} has {lines} lines (house rule: about {limit})", stacklevel=1
+            )
 
 
 def test_no_print_no_bare_except_no_assert_in_the_package() -> None:
@@ -249,7 +264,11 @@ def test_no_print_no_bare_except_no_assert_in_the_package() -> None:
             place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.ExceptHandler) and node.type is None:
                 wrong.append(f"{place} bare except")
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "exit"):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("print", "exit")
+            ):
                 wrong.append(f"{place} {node.func.id}()")
             if isinstance(node, ast.Assert):
                 wrong.append(f"{place} assert")

@@ -50,7 +50,9 @@ def check_map(kmap: sparseconv.KernelMap, case: Case, pairs: list[oracle.Pair], 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 @given(case=cases(for_map=True, max_rows=25, max_volume=100))
 def test_map_equals_the_oracle(method: str, case: Case) -> None:
-    kmap = sparseconv.build_kernel_map(coords_of(case.sites, case.rel.ndim), method=method, **map_options(case))
+    kmap = sparseconv.build_kernel_map(
+        coords_of(case.sites, case.rel.ndim), method=method, **map_options(case)
+    )
     check_map(kmap, case, case.pairs, case.rel.volume)
 
 
@@ -161,7 +163,9 @@ def test_large_extents_and_negative_coordinates() -> None:
     sites = [(0, x, y, z) for x in (-far, far) for y in (-far, -far + 1, far) for z in (-7, far - 1, far)]
     rel = oracle.make(3, 3, submanifold=True)
     for method in METHODS:
-        kmap = sparseconv.build_kernel_map(coords_of(sites, 3), kernel_size=3, submanifold=True, method=method)
+        kmap = sparseconv.build_kernel_map(
+            coords_of(sites, 3), kernel_size=3, submanifold=True, method=method
+        )
         rows, offsets = expected_arrays(oracle.pairs(rel, sites, sites), 27)
         same_bits(kmap.pairs, rows)
         same_bits(kmap.tap_offsets, offsets)
@@ -173,10 +177,16 @@ def test_the_ends_of_int32_work_or_say_why_not(edge: int) -> None:
     sites = [(0, edge), (0, edge + inward)]
     rel = oracle.make(1, 3, submanifold=True)
     for method in METHODS:
-        kmap = sparseconv.build_kernel_map(coords_of(sites, 1), kernel_size=3, submanifold=True, method=method)
+        kmap = sparseconv.build_kernel_map(
+            coords_of(sites, 1), kernel_size=3, submanifold=True, method=method
+        )
         same_bits(kmap.pairs, expected_arrays(oracle.pairs(rel, sites, sites), 3)[0])
-        with pytest.raises(ValueError, match=r"(?i)int32|32.bit|axis"):  # an output cell beyond int32 must not wrap
-            sparseconv.build_kernel_map(coords_of(sites, 1), kernel_size=3, stride=2, transposed=True, method=method)
+        with pytest.raises(
+            ValueError, match=r"(?i)int32|32.bit|axis"
+        ):  # an output cell beyond int32 must not wrap
+            sparseconv.build_kernel_map(
+                coords_of(sites, 1), kernel_size=3, stride=2, transposed=True, method=method
+            )
 
 
 @given(case=cases(for_map=True))

@@ -119,11 +119,15 @@ def test_find_duplicate_names_the_first_two_rows() -> None:
     assert cpu.find_duplicate(unique, sort(1, unique)) == []
 
 
-def moved(threads: int, keys: Array, layout: list[int], field: int, relation: list[int], fine: bool, ends: Any) -> Array:
+def moved(
+    threads: int, keys: Array, layout: list[int], field: int, relation: list[int], fine: bool, ends: Any
+) -> Array:
     counts = np.zeros(-(-len(keys) // cpu.MERGE_CHUNK), np.int64)
     cpu.move_axis(threads, keys, layout, field, relation, fine, *ends, counts, None, None)
     out = np.zeros(int(counts.sum()), np.int64)
-    cpu.move_axis(threads, keys, layout, field, relation, fine, *ends, counts, np.cumsum(counts) - counts, out)
+    cpu.move_axis(
+        threads, keys, layout, field, relation, fine, *ends, counts, np.cumsum(counts) - counts, out
+    )
     return out
 
 
@@ -152,7 +156,9 @@ def test_sites_along_one_axis(relation: list[int], fine: bool, threads: int) -> 
         np.testing.assert_array_equal(result, keys_of(1, np.ascontiguousarray(expected), layout))
 
 
-def neighbors_by_hand(fine: Array, coarse: Array, taps: Array, stride: list[int], pad: list[int], dil: list[int]) -> Array:
+def neighbors_by_hand(
+    fine: Array, coarse: Array, taps: Array, stride: list[int], pad: list[int], dil: list[int]
+) -> Array:
     row_of = {tuple(c): i for i, c in enumerate(fine.tolist())}
     table = np.full((len(taps), len(coarse)), -1, np.int32)
     for t, tap in enumerate(taps.tolist()):
@@ -168,12 +174,12 @@ def test_both_builders_fill_the_same_table(stride: int, threads: int) -> None:
     fine, coarse = some_coords(1500, 3), some_coords(1200, 3, seed=4, low=-5, high=6)
     taps = np.array(list(itertools.product(range(3), range(2), range(3))), np.int32)[::-1].copy()
     pad, dil, strides = [1, 0, 2], [1, 3, 2], [stride] * 3
-    layout = layout_of(fine, coarse * np.array([1] + strides, np.int32), reach=12)
+    layout = layout_of(fine, coarse * np.array([1, *strides], np.int32), reach=12)
     expected = neighbors_by_hand(fine, coarse, taps, strides, pad, dil)
     assert (expected >= 0).sum() > 500
 
     fine_keys = keys_of(threads, fine, layout)
-    queries = keys_of(threads, coarse, layout, [1] + strides)
+    queries = keys_of(threads, coarse, layout, [1, *strides])
     table = np.zeros_like(expected)
     capacity = cpu.hash_capacity(len(fine))
     scratch = np.zeros(capacity, np.int64), np.zeros(capacity, np.int32)
@@ -191,7 +197,9 @@ def test_both_builders_fill_the_same_table(stride: int, threads: int) -> None:
 def test_tables_become_pairs_and_come_back(threads: int) -> None:
     rng = np.random.default_rng(5)
     n, taps = 9000, 4
-    table = np.stack([np.where(rng.random(n) < 0.4, rng.permutation(n), -1) for _ in range(taps)]).astype(np.int32)
+    table = np.stack([np.where(rng.random(n) < 0.4, rng.permutation(n), -1) for _ in range(taps)]).astype(
+        np.int32
+    )
     table[2] = -1
     chunks = cpu.pair_chunks(n)
     counts = np.zeros(taps * chunks, np.int64)
@@ -236,7 +244,11 @@ def test_runs_of_equal_keys(threads: int) -> None:
     runs = int(counts.sum())
     values, first, lengths = np.unique(keys, return_index=True, return_counts=True)
     assert runs == len(values)
-    offsets, run_of_row, run_keys = np.zeros(runs + 1, np.int64), np.zeros(30000, np.int64), np.zeros(runs, np.int64)
+    offsets, run_of_row, run_keys = (
+        np.zeros(runs + 1, np.int64),
+        np.zeros(30000, np.int64),
+        np.zeros(runs, np.int64),
+    )
     cpu.split_runs(threads, keys, rows, counts, np.cumsum(counts) - counts, offsets, run_of_row, run_keys)
     np.testing.assert_array_equal(run_keys, values)
     np.testing.assert_array_equal(offsets, np.append(first, 30000))
@@ -257,23 +269,38 @@ def random_map(n_in: int, n_out: int, taps: int, fill: float = 0.4, seed: int = 
     return np.concatenate(parts).astype(np.int32).reshape(-1, 2), offsets.astype(np.int64)
 
 
-def gemm_by_hand(x: Array, w: Array, bias: Array | None, pairs: Array, offsets: Array, n_out: int, groups: int) -> Array:
+def gemm_by_hand(
+    x: Array, w: Array, bias: Array | None, pairs: Array, offsets: Array, n_out: int, groups: int
+) -> Array:
     out = np.zeros((n_out, w.shape[2])) + (0 if bias is None else bias)
     cin, cout = x.shape[1] // groups, w.shape[2] // groups
     for t in range(len(offsets) - 1):
         i, o = pairs[offsets[t] : offsets[t + 1]].T
         for g in range(groups):
-            out[o, g * cout : (g + 1) * cout] += x[i, g * cin : (g + 1) * cin] @ w[t, :, g * cout : (g + 1) * cout]
+            out[o, g * cout : (g + 1) * cout] += (
+                x[i, g * cin : (g + 1) * cin] @ w[t, :, g * cout : (g + 1) * cout]
+            )
     return out
 
 
-CHANNELS = [(1, 1, 1), (3, 16, 1), (16, 16, 1), (17, 33, 1), (64, 96, 1), (12, 18, 3), (24, 24, 24), (5, 40, 5)]
+CHANNELS = [
+    (1, 1, 1),
+    (3, 16, 1),
+    (16, 16, 1),
+    (17, 33, 1),
+    (64, 96, 1),
+    (12, 18, 3),
+    (24, 24, 24),
+    (5, 40, 5),
+]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("c_in", "c_out", "groups"), CHANNELS)
 @pytest.mark.parametrize("rows", [(0, 0), (1, 1), (700, 900), (900, 5)])
-def test_gather_gemm_and_gather_outer(dtype: type, c_in: int, c_out: int, groups: int, rows: tuple[int, int]) -> None:
+def test_gather_gemm_and_gather_outer(
+    dtype: type, c_in: int, c_out: int, groups: int, rows: tuple[int, int]
+) -> None:
     n_in, n_out = rows
     taps = 5
     rng = np.random.default_rng(9)
@@ -291,8 +318,12 @@ def test_gather_gemm_and_gather_outer(dtype: type, c_in: int, c_out: int, groups
         expected = gemm_by_hand(wide[0], wide[1], wide[2], pairs, offsets, n_out, groups)
         np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance * max(1, c_in))
 
-        grad_x = np.full((n_in, c_in), 7, dtype)  # the reversed roles: sorted by (tap, in row), weight transposed
-        back = np.concatenate([p[np.argsort(p[:, 0])] for p in np.split(pairs, offsets[1:-1])])[:, ::-1].copy()
+        grad_x = np.full(
+            (n_in, c_in), 7, dtype
+        )  # the reversed roles: sorted by (tap, in row), weight transposed
+        back = np.concatenate([p[np.argsort(p[:, 0])] for p in np.split(pairs, offsets[1:-1])])[
+            :, ::-1
+        ].copy()
         scratch = np.zeros(cpu.gather_gemm_bytes(grad, grad_x, groups, taps), np.uint8)
         cpu.gather_gemm(threads, grad, w, None, back, offsets, 0, groups, True, False, grad_x, scratch)
         grad_w = np.full(w.shape, 7, dtype)
@@ -318,7 +349,11 @@ def test_weights_of_any_strides_and_flipped_taps() -> None:
     rng = np.random.default_rng(10)
     x, pairs_offsets = rng.standard_normal((300, 6)), random_map(300, 280, 5)
     w = rng.standard_normal((5, 6, 8))
-    views = [w, np.ascontiguousarray(w.transpose(2, 1, 0)).transpose(2, 1, 0), np.repeat(w, 2, axis=1)[:, ::2]]
+    views = [
+        w,
+        np.ascontiguousarray(w.transpose(2, 1, 0)).transpose(2, 1, 0),
+        np.repeat(w, 2, axis=1)[:, ::2],
+    ]
     for view in views:
         for flip in (False, True):
             out = np.zeros((280, 8))
@@ -410,24 +445,38 @@ def test_wrong_types_shapes_and_sizes_raise() -> None:
         lambda: cpu.sort_rows(1, keys, np.zeros(51, np.int32), 63, np.zeros(10**5, np.int64)),
         lambda: cpu.sort_rows(1, keys, np.zeros(50, np.int32), 63, np.zeros(1, np.int64)),
         lambda: cpu.key_layout([0] * 6, [1] * 6),
-        lambda: cpu.move_axis(1, keys, layout, 9, [3, 1, 1, 1], False, 0, 9, np.zeros(1, np.int64), None, None),
-        lambda: cpu.move_axis(1, keys, layout, 1, [999, 1, 1, 1], False, 0, 9, np.zeros(1, np.int64), None, None),
+        lambda: cpu.move_axis(
+            1, keys, layout, 9, [3, 1, 1, 1], False, 0, 9, np.zeros(1, np.int64), None, None
+        ),
+        lambda: cpu.move_axis(
+            1, keys, layout, 1, [999, 1, 1, 1], False, 0, 9, np.zeros(1, np.int64), None, None
+        ),
         lambda: cpu.count_pairs(1, np.zeros(4, np.int32), np.zeros(1, np.int64)),
         lambda: cpu.gather_gemm(1, x, w[:, :3], None, pairs, offsets, 0, 1, False, False, out, scratch),
-        lambda: cpu.gather_gemm(1, x, w.astype(float), None, pairs, offsets, 0, 1, False, False, out, scratch),
-        lambda: cpu.gather_gemm(1, x, w, np.zeros(4, np.float32), pairs, offsets, 0, 1, False, False, out, scratch),
+        lambda: cpu.gather_gemm(
+            1, x, w.astype(float), None, pairs, offsets, 0, 1, False, False, out, scratch
+        ),
+        lambda: cpu.gather_gemm(
+            1, x, w, np.zeros(4, np.float32), pairs, offsets, 0, 1, False, False, out, scratch
+        ),
         lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets, 0, 3, False, False, out, scratch),
         lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets[:-1], 0, 1, False, False, out, scratch),
         lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets, 0, 1, False, False, out, scratch[:5]),
-        lambda: cpu.gather_gemm(1, x.astype(np.int32), w, None, pairs, offsets, 0, 1, False, False, out, scratch),
+        lambda: cpu.gather_gemm(
+            1, x.astype(np.int32), w, None, pairs, offsets, 0, 1, False, False, out, scratch
+        ),
         lambda: cpu.max_pool(1, x, pairs, offsets, 0, out, np.zeros((50, 5), np.int32)),
         lambda: cpu.gather_sum(1, x, np.zeros((2, 2), np.int64), None, None, out),
         lambda: cpu.column_sum(1, x, np.zeros(3, np.float32), np.zeros(10**5, np.uint8)),
     ]
+    accepted = []
     for number, call in enumerate(wrong_calls):
-        with pytest.raises((ValueError, TypeError)):
+        try:
             call()
-            pytest.fail(f"call {number} was accepted")
+            accepted.append(number)
+        except (ValueError, TypeError):
+            pass
+    assert accepted == []
 
 
 def test_the_module_says_what_it_is() -> None:

@@ -44,7 +44,9 @@ def torch_weight(weight: np.ndarray, kernel: tuple[int, ...], groups: int, trans
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda g: "k{kernel}s{stride}p{padding}d{dilation}".format(**g))
+@pytest.mark.parametrize(
+    "geometry", GEOMETRIES, ids=lambda g: "k{kernel}s{stride}p{padding}d{dilation}".format(**g)
+)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_conv_equals_dense_torch(ndim: int, geometry: dict[str, int], groups: int, transposed: bool) -> None:
@@ -108,7 +110,9 @@ def test_submanifold_is_torch_same_at_the_input_sites(kernel: int, dilation: int
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("geometry", GEOMETRIES[:5], ids=lambda g: "k{kernel}s{stride}p{padding}d{dilation}".format(**g))
+@pytest.mark.parametrize(
+    "geometry", GEOMETRIES[:5], ids=lambda g: "k{kernel}s{stride}p{padding}d{dilation}".format(**g)
+)
 def test_max_pool_equals_dense_over_minus_infinity(ndim: int, geometry: dict[str, int]) -> None:
     rng = np.random.default_rng(7)
     shape = SHAPES[ndim]
@@ -129,7 +133,7 @@ def test_max_pool_equals_dense_over_minus_infinity(ndim: int, geometry: dict[str
     np.testing.assert_allclose(grad, oracle.gather(sites, grid.grad.numpy()), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("geometry", [g for g in GEOMETRIES[:3]], ids=["k3s1", "k3s2", "k2s2"])
+@pytest.mark.parametrize("geometry", GEOMETRIES[:3], ids=["k3s1", "k3s2", "k2s2"])
 def test_avg_pool_over_the_kernel_equals_dense_on_zeros(geometry: dict[str, int]) -> None:
     rng = np.random.default_rng(8)
     shape = SHAPES[3]
@@ -171,7 +175,9 @@ def test_unbounded_sites_are_the_bounded_ones_of_a_large_enough_grid() -> None:
         for transposed in (False, True):
             rel = oracle.make(2, **geometry, transposed=transposed)
             s = rel.stride[0]
-            shift = 12 * s  # a multiple of the stride moves ordinary outputs by 12 cells and transposed ones by 12 s s
+            shift = (
+                12 * s
+            )  # a multiple of the stride moves ordinary outputs by 12 cells and transposed ones by 12 s s
             moved = [(b, x + shift, y + shift) for b, x, y in sites]
             back = shift * s if transposed else shift // s
             inside = oracle.output_sites(rel, moved, (200, 200))

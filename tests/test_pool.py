@@ -92,7 +92,9 @@ def test_stride_defaults_to_the_kernel_and_count_to_present() -> None:
     for name in ("MaxPool2d", "AvgPool2d"):
         assert oracle.rows_of(getattr(spnn, name)((3, 2))(tensor_of(case)).coords.numpy()) == case.out_sites
     y = spnn.AvgPool2d((3, 2))(tensor_of(case))
-    close(y.features, oracle.avg_pool(case.numbers["features"], case.pairs, len(case.out_sites), "present", 6))
+    close(
+        y.features, oracle.avg_pool(case.numbers["features"], case.pairs, len(case.out_sites), "present", 6)
+    )
     assert tuple(y.stride) == (3, 2)
 
 
@@ -102,7 +104,11 @@ def test_minus_infinity_and_nan_go_through_max_pool() -> None:
         torch.tensor([[0, 0], [0, 1], [0, 2]], dtype=torch.int32),
     )
     y = spnn.MaxPool1d(2)(x)
-    assert y.features[0, 0] == -torch.inf and torch.isnan(y.features[0, 1]) and y.features[1].tolist() == [-5.0, 3.0]
+    assert (
+        y.features[0, 0] == -torch.inf
+        and torch.isnan(y.features[0, 1])
+        and y.features[1].tolist() == [-5.0, 3.0]
+    )
 
 
 @settings(max_examples=10)
@@ -180,7 +186,9 @@ def test_an_empty_scan(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_bits_for_any_run_and_thread_count(name: str, dtype: torch.dtype) -> None:
     x = random_tensor(3, 6000, 21, extent=24, batch_size=3, dtype=dtype, grad=True)
-    layer = getattr(spnn, name)() if name.startswith("Global") else getattr(spnn, name)(3, stride=2, padding=1)
+    layer = (
+        getattr(spnn, name)() if name.startswith("Global") else getattr(spnn, name)(3, stride=2, padding=1)
+    )
     reference = None
     for threads in (1, 2, 3, 1):
         torch.set_num_threads(threads)

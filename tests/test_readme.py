@@ -34,7 +34,9 @@ def run_python_blocks(text: str, folder: Path) -> None:
                 program[line - 1 + offset] = row
     script = folder / "readme.py"
     script.write_text("\n".join(program))
-    done = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, f"line numbers are README.md's:\n{done.stderr}"
 
 
@@ -69,9 +71,17 @@ def known(words: list[str]) -> bool:
         return (ROOT / words[1]).is_file()
     if "/" in words[0]:
         return (ROOT / words[0]).exists() or program in {"python", "python3", "pip", "pytest", "activate"}
-    return program in {"cd", "git", "pip", "python", "python3", "source", "export", "apt-get", "sudo"} or bool(
-        shutil.which(program)
-    )
+    return program in {
+        "cd",
+        "git",
+        "pip",
+        "python",
+        "python3",
+        "source",
+        "export",
+        "apt-get",
+        "sudo",
+    } or bool(shutil.which(program))
 
 
 def test_readme_has_blocks_of_both_kinds() -> None:

@@ -97,8 +97,12 @@ def test_both_dataflows_agree_on_a_real_scan() -> None:
     kmap = sparseconv.build_kernel_map(x.coords, kernel_size=3, submanifold=True)
     results = []
     for dataflow in ("fused", "gather_scatter"):
-        features = torch.randn(len(x.coords), channels[0], generator=torch.Generator().manual_seed(1)).requires_grad_()
-        weight = torch.randn(27, *channels, generator=torch.Generator().manual_seed(2)).div_(10).requires_grad_()
+        features = torch.randn(
+            len(x.coords), channels[0], generator=torch.Generator().manual_seed(1)
+        ).requires_grad_()
+        weight = (
+            torch.randn(27, *channels, generator=torch.Generator().manual_seed(2)).div_(10).requires_grad_()
+        )
         bias = torch.zeros(channels[1], requires_grad=True)
         out = functional.conv(features, weight, bias, kmap, dataflow=dataflow)
         out.backward(torch.cos(out.detach() * 100))

@@ -24,7 +24,9 @@ try:
 except ImportError as error:  # its wheel exists for some systems only
     pytest.skip(f"spconv is not installed: {error}", allow_module_level=True)
 
-ATOL = 1e-4  # of the largest value: float32, another order of summation, up to 50,000 terms in a weight gradient
+ATOL = (
+    1e-4  # of the largest value: float32, another order of summation, up to 50,000 terms in a weight gradient
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,10 @@ def scan() -> tuple[torch.Tensor, tuple[int, ...]]:
 
 
 def run_both(
-    scan: tuple[torch.Tensor, tuple[int, ...]], theirs: list[torch.nn.Module], ours: list[torch.nn.Module], c_in: int
+    scan: tuple[torch.Tensor, tuple[int, ...]],
+    theirs: list[torch.nn.Module],
+    ours: list[torch.nn.Module],
+    c_in: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Outputs (as dense-comparable rows) and gradients of a chain of layers; ours gets spconv's weights."""
     coords, shape = scan

@@ -29,6 +29,7 @@ for package in ("safetensors", "torchmetrics", "tensorboard", "tqdm", "rich", "m
 
 import checkpoint  # noqa: E402
 import demo  # noqa: E402
+import interrupt  # noqa: E402
 import pictures  # noqa: E402
 import segment_scan  # noqa: E402
 import train_segmentation as ts  # noqa: E402
@@ -164,7 +165,7 @@ def test_learning_rate() -> None:
 
 
 def test_ctrl_c_twice() -> None:
-    with ts.stop_on_ctrl_c() as stop:
+    with interrupt.stop_on_ctrl_c() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):

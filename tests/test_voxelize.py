@@ -72,7 +72,12 @@ def test_voxelize_equals_the_oracle(reduce: str, cloud: dict) -> None:
     reference = torch.tensor(cloud["features"], requires_grad=True)
     for row in range(len(sites)):
         members = reference[torch.from_numpy(rows) == row]
-        reduced = {"mean": members.mean(0), "max": members.amax(0), "first": members[0], "sum": members.sum(0)}[reduce]
+        reduced = {
+            "mean": members.mean(0),
+            "max": members.amax(0),
+            "first": members[0],
+            "sum": members.sum(0),
+        }[reduce]
         reduced.backward(cotangent[row])
     if len(sites):
         close(features.grad, reference.grad)
@@ -90,7 +95,9 @@ def test_without_features_the_points_are_averaged(cloud: dict) -> None:
 def test_float32_points_are_divided_in_double() -> None:
     """Points one float32 step from a border, where single precision would choose another cell."""
     borders = np.arange(1, 4000).astype(np.float64) * 0.1
-    points = np.concatenate([np.nextafter(np.float32(b), np.float32(s)) for b in borders for s in (0, 1e9)], axis=None)
+    points = np.concatenate(
+        [np.nextafter(np.float32(b), np.float32(s)) for b in borders for s in (0, 1e9)], axis=None
+    )
     points = np.concatenate([points, borders.astype(np.float32)])[:, None].astype(np.float32)
     expected = [c for (c,) in oracle.cells(points, 0.1)]
     single = np.floor(points[:, 0] / np.float32(0.1)).astype(int)
@@ -101,8 +108,12 @@ def test_float32_points_are_divided_in_double() -> None:
 
 def test_batch_size_and_spatial_shape() -> None:
     points = torch.tensor([[0.5, 0.5], [1.5, 0.2], [0.6, 0.7]])
-    x, _ = sparseconv.voxelize(points, voxel_size=1.0, batch=torch.tensor([0, 2, 0]), batch_size=5, spatial_shape=(2, 1))
-    assert x.batch_size == 5 and tuple(x.spatial_shape) == (2, 1) and x.coords.tolist() == [[0, 0, 0], [2, 1, 0]]
+    x, _ = sparseconv.voxelize(
+        points, voxel_size=1.0, batch=torch.tensor([0, 2, 0]), batch_size=5, spatial_shape=(2, 1)
+    )
+    assert (
+        x.batch_size == 5 and tuple(x.spatial_shape) == (2, 1) and x.coords.tolist() == [[0, 0, 0], [2, 1, 0]]
+    )
     y, _ = sparseconv.voxelize(points, voxel_size=1.0, batch=torch.tensor([0, 2, 0]))
     assert y.batch_size == 3
     with pytest.raises(ValueError, match=r"axis 0.*\b1\b"):
@@ -115,7 +126,9 @@ def test_batch_size_and_spatial_shape() -> None:
 def test_empty_and_one_point(n: int) -> None:
     points = torch.zeros(n, 3)
     x, index = sparseconv.voxelize(points, torch.ones(n, 2), voxel_size=0.1, batch_size=2)
-    assert x.coords.shape == (n, 4) and x.features.shape == (n, 2) and index.shape == (n,) and x.batch_size == 2
+    assert (
+        x.coords.shape == (n, 4) and x.features.shape == (n, 2) and index.shape == (n,) and x.batch_size == 2
+    )
     assert sparseconv.devoxelize(x, index).shape == (n, 2)
     y = spnn.Conv3d(2, 3, 3, stride=2, padding=1)(x)
     assert sparseconv.devoxelize(y, points, voxel_size=0.1).shape == (n, 3)
@@ -179,7 +192,8 @@ def test_devoxelize_gradcheck() -> None:
     points = torch.rand(15, 3, dtype=torch.float64) * 4 - 2
     for mode in ("nearest", "trilinear"):
         assert torch.autograd.gradcheck(
-            lambda f, mode=mode: sparseconv.devoxelize(x.replace(f), points, voxel_size=1.0, mode=mode), (x.features,)
+            lambda f, mode=mode: sparseconv.devoxelize(x.replace(f), points, voxel_size=1.0, mode=mode),
+            (x.features,),
         )
 
 
@@ -187,7 +201,10 @@ def test_the_way_there_and_back_of_constants() -> None:
     """A constant stays the constant at every point, whatever corners are missing."""
     points = torch.rand(500, 3, dtype=torch.float64) * 3
     x, index = sparseconv.voxelize(points, torch.full((500, 1), 2.5, dtype=torch.float64), voxel_size=0.4)
-    for out in (sparseconv.devoxelize(x, index), sparseconv.devoxelize(x, points, voxel_size=0.4, mode="trilinear")):
+    for out in (
+        sparseconv.devoxelize(x, index),
+        sparseconv.devoxelize(x, points, voxel_size=0.4, mode="trilinear"),
+    ):
         close(out, torch.full((500, 1), 2.5, dtype=torch.float64), 1e-12)
     nowhere = sparseconv.devoxelize(x, points + 100, voxel_size=0.4, mode="trilinear")
     assert not nowhere.any()
@@ -220,7 +237,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
+@pytest.mark.parametrize(
+    "method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
+)
 def test_a_data_loader_with_two_workers_that_voxelize(method: str, tmp_path: Path) -> None:
     script = tmp_path / "loader.py"
     script.write_text(LOADER.replace("METHOD", method))

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Element types: bfloat16 storage, autocast as for torch's layers, second derivatives."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from engine import random_tensor
+
+import sparseconv.nn as spnn
+
+
+@pytest.mark.parametrize("kind", ["SubMConv3d", "Conv3d", "ConvTranspose3d"])
+def test_bfloat16_is_stored_and_accumulated_in_float32(kind: str) -> None:
+    x = random_tensor(3, 400, 64, extent=8)
+    layer = getattr(spnn, kind)(64, 32, 3).bfloat16()
+    rounded = x.features.bfloat16()
+    y = layer(x.replace(rounded))
+    assert y.features.dtype == torch.bfloat16
+    wide = copy.deepcopy(layer).float()
+    expected = wide(x.replace(rounded.float())).features.detach()
+    worst = (y.features.float() - expected).abs().max() / expected.abs().max()
+    assert worst < 2**-8  # one rounding to 8 bits at the end; bfloat16 sums would lose many
+    features = rounded.clone().requires_grad_()
+    layer(x.replace(features)).features.float().square().mean().backward()
+    assert features.grad.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.bfloat16
+    assert torch.isfinite(layer.weight.grad).all()
+
+
+def test_autocast_behaves_as_for_torch_layers() -> None:
+    """bfloat16 out, float32 parameters and gradients, float64 untouched, off inside a disabled region."""
+    dense, ours = torch.nn.Conv3d(8, 8, 3, padding=1), spnn.SubMConv3d(8, 8, 3)
+    x = random_tensor(3, 200, 8, extent=7, spatial_shape=(7, 7, 7), grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        theirs = dense(x.dense())
+        y = ours(x)
+        assert y.features.dtype == theirs.dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert ours(x).features.dtype == torch.float32
+        wide = copy.deepcopy(ours).double()(x.to(torch.float64)).features.dtype
+        assert wide == copy.deepcopy(dense).double()(x.dense().double()).dtype == torch.float64
+    y.features.float().sum().backward()
+    assert ours.weight.grad.dtype == torch.float32 and ours.bias.grad.dtype == torch.float32
+    assert x.features.grad.dtype == torch.float32
+    exact = ours(x).features
+    worst = (y.features.float() - exact).abs().max() / exact.abs().max()
+    assert 0 < worst < 0.02
+
+
+def test_second_derivatives() -> None:
+    """Gradient penalties need them; dense torch layers have them."""
+    x = random_tensor(2, 12, 2, extent=5, dtype=torch.float64, grad=True)
+    for layer in (
+        spnn.SubMConv2d(2, 2, 3).double(),
+        spnn.Conv2d(2, 2, 2, stride=2).double(),
+        spnn.AvgPool2d(2),
+    ):
+        inputs = (x.features, *layer.parameters())
+        assert torch.autograd.gradgradcheck(
+            lambda f, *_, layer=layer: layer(x.replace(f)).features, inputs, raise_exception=True
+        )
+
+
+def test_a_bfloat16_sum_would_be_seen() -> None:
+    """The bound above fails for products that are summed in bfloat16."""
+    x, w = torch.randn(200, 1728).bfloat16(), torch.randn(1728).bfloat16()
+    exact, total = (x.float() @ w.float()), torch.zeros(200, dtype=torch.bfloat16)
+    for column in range(x.shape[1]):
+        total = total + x[:, column] * w[column]
+    assert (total.float() - exact).abs().max() / exact.abs().max() > 2**-8
