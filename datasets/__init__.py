@@ -5,7 +5,19 @@ on first use.
 """
 
 from . import semantic_kitti
-from .augment import Compose, Crop, Drop, DropAttribute, Flip, Jitter, Rotate, Scale, Shift, Transform
+from .augment import (
+    Compose,
+    Crop,
+    Drop,
+    DropAttribute,
+    Flip,
+    Jitter,
+    Rotate,
+    Scale,
+    ScaleAttribute,
+    Shift,
+    Transform,
+)
 from .folder import ScanFolder
 from .read import read_scan
 from .samples import FEATURES, Batch, Samples, collate_scans, make_sample, point_features
@@ -30,6 +42,7 @@ __all__ = [
     "Rotate",
     "Samples",
     "Scale",
+    "ScaleAttribute",
     "Scan",
     "ScanFolder",
     "Scans",

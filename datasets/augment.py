@@ -140,6 +140,28 @@ class DropAttribute:
 
 
 @dataclass(frozen=True)
+class ScaleAttribute:
+    """Multiply an attribute by one factor from `low` to `high` all over the scan: no two sensors are calibrated
+    alike. Whole numbers become float32.
+    """
+
+    name: str = "remission"
+    low: float = 0.6
+    high: float = 1.6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise ValueError(f"ScaleAttribute: expected 0 < low <= high, got {self.low} and {self.high}")
+
+    def __call__(self, scan: Scan, rng: np.random.Generator) -> Scan:
+        """Return the changed scan."""
+        factor = np.float32(rng.uniform(self.low, self.high))
+        if self.name not in scan.attributes:
+            return scan
+        return scan.replace(attributes={**scan.attributes, self.name: scan.attributes[self.name] * factor})
+
+
+@dataclass(frozen=True)
 class Crop:
     """Keep the points within `radius` metres of the sensor, seen from above. Nothing random."""
 

@@ -78,9 +78,9 @@ def lay_ground(build: MeshBuilder, course: Course, rng: np.random.Generator) -> 
     """Add the whole ground to the mesh. Bands that overlap lie 4 mm or more apart, so that no two
     surfaces tie for a ray.
     """
-    asphalt = Material(o.ROAD, rng.uniform(0.12, 0.3), 0.004)
-    parking = Material(o.PARKING, asphalt.remission * rng.uniform(1.1, 1.6), 0.006)
-    pave = Material(o.SIDEWALK, rng.uniform(0.25, 0.45), 0.006)
+    asphalt = Material(o.ROAD, rng.uniform(0.15, 0.38), 0.004)
+    parking = Material(o.PARKING, asphalt.remission * rng.uniform(1.0, 1.4), 0.006)
+    pave = Material(o.SIDEWALK, rng.uniform(0.25, 0.5), 0.006)
     start, end = course.low - 30, course.high + 30
     _add_terrain(build, course, rng)
     _add_strip(build, course, (start, end), (-course.road, course.road), 0.0, asphalt)

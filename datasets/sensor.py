@@ -129,7 +129,9 @@ class Caster:
         keep = np.flatnonzero((luck < chance) & (distance < sensor.max_range) & (distance > _NEAREST))
         noise, surface, remission = noise[:, keep], surface[keep], remission[keep]
         reach = distance[keep] + noise[1] * np.hypot(np.float32(sensor.noise), surface[:, 1])
-        seen = np.clip(remission * np.sqrt(cosine[keep]) + np.float32(0.01) * noise[2], 0.0, 1.0)
+        # A sensor calibrates most of the incidence and all of the range away; speckle remains.
+        speckle = 1 + np.float32(0.2) * noise[2]
+        seen = np.clip(remission * np.power(cosine[keep], np.float32(0.2)) * speckle, 0.0, 1.0)
         return keep, reach, np.round(seen * 100) / np.float32(100)
 
 

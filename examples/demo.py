@@ -36,7 +36,7 @@ SETTINGS = Settings(
 
 def simulate(count: int, seed: int, what: str) -> list[ds.Scan]:
     """Return `count` simulated scans, all in memory: making one takes about as long as training with it."""
-    scans = ds.SimulatedDataset(count, seed)
+    scans = ds.SimulatedDataset(count, seed, sweeps_per_street=2)
     return [scans[i] for i in track(range(count), description=f"simulating {count} {what}")]
 
 

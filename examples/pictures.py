@@ -35,8 +35,7 @@ def bird_eye(points: np.ndarray[Any, Any], colors: Image, *, radius: float, pixe
 
 def label_colors(labels: np.ndarray[Any, Any]) -> Image:
     """Return the class colors `[N, 3]` of training ids, gray where there is none."""
-    known: Image = _PALETTE[np.where((labels >= 0) & (labels < len(COLORS)), labels, len(COLORS))]
-    return known
+    return _PALETTE[np.where((labels >= 0) & (labels < len(COLORS)), labels, len(COLORS))].astype(np.float32)
 
 
 def height_colors(scan: Scan) -> Image:

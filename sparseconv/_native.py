@@ -29,12 +29,15 @@ ROWS_PER_TASK: int = _cpu.ROWS_PER_TASK
 MERGE_CHUNK: int = _cpu.MERGE_CHUNK
 
 
+def require_device(device: torch.device) -> None:
+    """Raises ValueError unless the core was built for `device`."""
+    if device.type != "cpu":
+        raise ValueError(f"sparseconv was built for the CPU only: expected tensors on cpu, got {device}")
+
+
 def _device(array: Tensor) -> int:
     """What the core runs on: the number of threads. One thread is a plain loop, which is what forked workers need."""
-    if array.device.type != "cpu":
-        raise ValueError(
-            f"sparseconv was built for the CPU only: expected tensors on cpu, got {array.device}"
-        )
+    require_device(array.device)
     return torch.get_num_threads()
 
 

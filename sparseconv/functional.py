@@ -41,6 +41,7 @@ def conv(
     Raises:
         ValueError, TypeError: where shapes, types or devices do not match, or the map belongs to another tensor.
     """
+    _check_device(features, kernel_map, name)
     features, weight, bias = _autocast(features, weight, bias)
     _check_conv(features, weight, bias, kernel_map, groups, name)
     if dataflow == "gather_scatter":
@@ -83,6 +84,13 @@ def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Te
     return cast(features), cast(weight), None if bias is None else cast(bias)
 
 
+def _check_device(features: Tensor, kernel_map: KernelMap, name: str) -> None:
+    if features.device != kernel_map.pairs.device:
+        raise ValueError(
+            f"{name}: features must be on {kernel_map.pairs.device} like the map, got {features.device}"
+        )
+
+
 def _check_rows(features: Tensor, kernel_map: KernelMap, name: str) -> None:
     if features.ndim != 2:
         raise ValueError(f"{name}: features must be [N, C], got {list(features.shape)}")
@@ -91,10 +99,7 @@ def _check_rows(features: Tensor, kernel_map: KernelMap, name: str) -> None:
             f"{name}: features must have {kernel_map.n_in} rows to match the kernel map, got {features.shape[0]}: "
             "the map was built for another tensor"
         )
-    if features.device != kernel_map.pairs.device:
-        raise ValueError(
-            f"{name}: features must be on {kernel_map.pairs.device} like the map, got {features.device}"
-        )
+    _check_device(features, kernel_map, name)
 
 
 def _check_conv(
@@ -196,6 +201,8 @@ def _segments(features: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"segments take features [N, C] and index [N], got {list(features.shape)} and {list(index.shape)}"
         )
+    if index.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"the index of segments must be int32 or int64, got {index.dtype}")
     order, offsets = torch.ops.sparseconv.group_rows(index.to(torch.int64), n)
     return order, offsets
 

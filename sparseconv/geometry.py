@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ ANCHORS = ("torch", "minkowski")
 
 def per_axis(value: Ints, ndim: int, name: str, lowest: int) -> tuple[int, ...]:
     """`value` once per axis; ValueError / TypeError that names it otherwise."""
-    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    values: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,) * ndim
     if any(isinstance(v, bool) or not isinstance(v, int) for v in values):
         raise TypeError(f"{name} must be an int or {ndim} ints, got {value!r}")
     if len(values) != ndim:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops  # noqa: F401  registers the operators
+from . import _native, ops  # noqa: F401  ops registers the operators
 from .geometry import Geometry, Ints
 from .sites import Sites
 
@@ -164,6 +164,7 @@ def _partner(
 
 
 def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
+    _native.require_device(sites.device)
     if sites.ndim != geometry.ndim:
         raise ValueError(f"the layer has {geometry.ndim} dimensions, the tensor {sites.ndim}")
     if target is None:

@@ -237,6 +237,8 @@ def find_rows(coords: Tensor, queries: Tensor) -> Tensor:
 
 def group_rows(index: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Rows by group: order int64 [N], stable, and offsets int64 [groups + 1] into it; index int64 [N] in [0, groups)."""
+    if len(index) and (int(index.min()) < 0 or int(index.max()) >= groups):
+        raise ValueError(f"index must lie in [0, {groups}), got {int(index.min())} .. {int(index.max())}")
     keys = index.clone()
     rows = torch.empty(len(index), dtype=torch.int32)
     _native.sort_rows(keys, rows, max(groups - 1, 1).bit_length())

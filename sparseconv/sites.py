@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import mapping
+from . import _native, mapping
 from .geometry import Rational
 
 
@@ -72,8 +72,9 @@ class Sites:
         shape = None if spatial_shape is None else _checked_shape(spatial_shape, ndim)
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
             raise TypeError(f"batch_size must be an int, got {batch_size!r}")
-        if batch_size is not None and batch_size < 0:
-            raise ValueError(f"batch_size must not be negative, got {batch_size}")
+        if batch_size is not None and not 0 <= batch_size < 2**31:
+            raise ValueError(f"batch_size must be in [0, 2^31), got {batch_size}")
+        _native.require_device(coords.device)
         coords = coords.contiguous()
         largest_batch = _check_range(coords, shape, batch_size)
         duplicate = mapping.find_duplicate(coords)

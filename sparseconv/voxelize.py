@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import _native
 from .sites import Sites
 from .tensor import SparseTensor
 
@@ -29,6 +30,7 @@ def _per_axis(value: Floats, ndim: int, name: str) -> list[float]:
 def _check_points(points: Tensor, name: str) -> None:
     if not isinstance(points, Tensor):
         raise TypeError(f"{name}: points must be a torch.Tensor [N, D], got {type(points).__name__}")
+    _native.require_device(points.device)
     if points.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name}: points must be float32 or float64, got {points.dtype}")
     if points.ndim != 2 or not 1 <= points.shape[1] <= 4:
@@ -47,14 +49,16 @@ def _check_batch(
         raise ValueError(f"{name}: batch must be [{points.shape[0]}], got {list(batch.shape)}")
     low, high = (int(batch.min()), int(batch.max())) if len(batch) else (0, -1)
     size = high + 1 if batch_size is None else batch_size
+    if size >= 2**31:
+        raise ValueError(f"{name}: batch_size must be below 2^31, got {size}")
     if low < 0 or high >= size:
         raise ValueError(f"{name}: batch must lie in [0, {size}), got {low} .. {high}")
     return batch.to(torch.int32).contiguous(), size
 
 
 def _positive(batch_size: int, name: str) -> int:
-    if batch_size < 1:
-        raise ValueError(f"{name}: batch_size must be at least 1 where batch is None, got {batch_size}")
+    if not 1 <= batch_size < 2**31:
+        raise ValueError(f"{name}: batch_size must be in [1, 2^31) where batch is None, got {batch_size}")
     return batch_size
 
 

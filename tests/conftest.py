@@ -28,7 +28,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "thorough",
     parent=hypothesis.settings.get_profile("ci"),
-    max_examples=1000,
+    max_examples=300,
     derandomize=False,
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -15,11 +15,12 @@ from sparseconv.datasets import (
     Jitter,
     Rotate,
     Scale,
+    ScaleAttribute,
     Scan,
     Shift,
 )
 
-ALL = [Rotate(), Flip(), Scale(), Shift(), Jitter(), Drop(), DropAttribute(), Crop(30.0)]
+ALL = [Rotate(), Flip(), Scale(), Shift(), Jitter(), Drop(), DropAttribute(), ScaleAttribute(), Crop(30.0)]
 
 
 @pytest.fixture(params=[np.float32, np.float64])
@@ -100,6 +101,15 @@ def test_drop_attribute(scan: Scan) -> None:
     assert DropAttribute("ring", 1.0)(scan, generator()) is scan
 
 
+def test_scale_attribute(scan: Scan) -> None:
+    changed = [ScaleAttribute("remission", 0.5, 2.0)(scan, generator(i)) for i in range(20)]
+    ratios = [each.attributes["remission"] / scan.attributes["remission"] for each in changed]
+    assert all(np.allclose(ratio, ratio[0], rtol=1e-5) for ratio in ratios)
+    assert 0.5 <= min(ratio[0] for ratio in ratios) < 0.8 < 1.5 < max(ratio[0] for ratio in ratios) <= 2
+    assert changed[0].attributes["remission"].dtype == np.float32
+    assert ScaleAttribute("ring")(scan, generator()) is scan
+
+
 def test_crop(scan: Scan) -> None:
     near = Crop(20.0)(scan, generator())
     assert 0 < len(near) < 500
@@ -123,6 +133,7 @@ def test_compose_runs_all_in_order(scan: Scan) -> None:
         lambda: DropAttribute("a", 2),
         lambda: Scale(0, 1),
         lambda: Scale(2, 1),
+        lambda: ScaleAttribute("a", 0, 1),
         lambda: Crop(0),
     ],
 )

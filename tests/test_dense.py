@@ -127,7 +127,10 @@ def test_pools(ndim: int, kind: str) -> None:
         rel = case.rel
         assume(all(p <= k // 2 for p, k in zip(rel.padding, rel.kernel, strict=True)))  # torch's own limit
         if kind == "avg":
-            assume(set(rel.dilation) == {1})  # torch's average pooling knows no dilation
+            assume(
+                set(rel.dilation) == {1}
+            )  # torch's average pooling knows no dilation and no kernel beyond the grid
+            assume(all(k <= n for k, n in zip(rel.kernel, case.shape, strict=True)))
         x = tensor_of(case, grad=True)
         fill = -math.inf if kind == "max" else 0.0
         grid = oracle.scatter(case.sites, case.numbers["features"], case.shape, case.batch_size, fill)

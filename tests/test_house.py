@@ -194,7 +194,7 @@ def run_python(code: str) -> str:
 
 
 def test_import_takes_no_open3d_and_nothing_heavy() -> None:
-    names = "open3d matplotlib torchmetrics tensorboard tqdm rich spconv hypothesis scipy".split()
+    names = "open3d matplotlib torchmetrics tensorboard rich spconv hypothesis scipy pandas".split()
     code = (
         "import sys, sparseconv, sparseconv.nn, sparseconv.models, sparseconv.convert, sparseconv.datasets\n"
         f"print(sorted(set(sys.modules) & set({names!r})))"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-SHAPES = {1: (11,), 2: (6, 7), 3: (5, 4, 6)}
+SHAPES = {1: (11,), 2: (6, 7), 3: (5, 5, 6)}
 GEOMETRIES = [
     dict(kernel=3, stride=1, padding=1, dilation=1),
     dict(kernel=3, stride=2, padding=1, dilation=1),
@@ -55,8 +55,6 @@ def test_conv_equals_dense_torch(ndim: int, geometry: dict[str, int], groups: in
     output_padding = geometry["stride"] - 1 if transposed else 0
     rel = oracle.make(ndim, **geometry, output_padding=output_padding, transposed=transposed)
     bound = oracle.output_shape(rel, shape)
-    if min(bound) < 1:
-        pytest.skip(f"{geometry} leaves no cell of {shape}")
     sites = some_sites(rng, shape)
     x = rng.standard_normal((len(sites), 4))
     weight, bias = rng.standard_normal((rel.volume, 4 // groups, 6)), rng.standard_normal(6)
@@ -117,8 +115,6 @@ def test_max_pool_equals_dense_over_minus_infinity(ndim: int, geometry: dict[str
     rng = np.random.default_rng(7)
     shape = SHAPES[ndim]
     rel = oracle.make(ndim, **geometry)
-    if min(oracle.output_shape(rel, shape)) < 1 or geometry["padding"] > geometry["kernel"] // 2:
-        pytest.skip("torch refuses this pooling geometry")
     sites = some_sites(rng, shape)
     x = rng.standard_normal((len(sites), 3))
     out_sites = oracle.output_sites(rel, sites, shape)
