@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from segment_scan import load_network, segment, segment_file
 from torch import Tensor
-from train_segmentation import Settings, train
+from train_segmentation import Settings, default_device, train
 
 from sparseconv import datasets as ds
 
@@ -75,7 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--scan", type=Path, help="a file to label: .bin .pcd .ply .xyz .npy .npz")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     args = parser.parse_args()
     console, device, start = Console(), torch.device(args.device), time.perf_counter()
     if args.scan is not None and not args.scan.exists():

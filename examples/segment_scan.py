@@ -23,7 +23,7 @@ from pictures import save_pictures
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from train_segmentation import Settings, make_model
+from train_segmentation import Settings, default_device, make_model
 
 from sparseconv import datasets as ds
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("runs/segmentation"))
     parser.add_argument("--out", type=Path, default=Path("runs/scans"))
     parser.add_argument("--columns", type=int, help="columns of a .bin, where its size leaves a doubt")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     args = parser.parse_args()
     segment_file(args.scan, args.checkpoint, args.out, torch.device(args.device), columns=args.columns)
 

@@ -31,6 +31,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.classification import MulticlassConfusionMatrix
 from tqdm import tqdm
 
+import sparseconv
 from sparseconv import datasets as ds
 from sparseconv.models import MinkUNet14, MinkUNet18, MinkUNet34
 
@@ -56,6 +57,11 @@ class Settings:
     decay: float = 0.01
     seed: int = 0
     minutes: float = 0.0  # above 0: stop after these, the learning rate annealed to zero by then
+
+
+def default_device() -> str:
+    """Return cuda where both the core and torch can use one, else cpu."""
+    return "cuda" if sparseconv.show_config()["cuda"] and torch.cuda.is_available() else "cpu"
 
 
 def make_data(settings: Settings) -> tuple[ds.Scans, ds.Scans]:
@@ -242,7 +248,7 @@ def main() -> None:
         else:
             parser.add_argument("--" + field.name, type=type(field.default), default=field.default)
     parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, with its settings"

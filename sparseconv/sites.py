@@ -70,10 +70,7 @@ class Sites:
             raise ValueError(f"coords must be [N, 1 + D] with D from 1 to 4, got {list(coords.shape)}")
         ndim = coords.shape[1] - 1
         shape = None if spatial_shape is None else _checked_shape(spatial_shape, ndim)
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
-            raise TypeError(f"batch_size must be an int, got {batch_size!r}")
-        if batch_size is not None and not 0 <= batch_size < 2**31:
-            raise ValueError(f"batch_size must be in [0, 2^31), got {batch_size}")
+        check_batch_size(batch_size)
         _native.require_device(coords.device)
         coords = coords.contiguous()
         largest_batch = _check_range(coords, shape, batch_size)
@@ -125,6 +122,16 @@ class Sites:
     def __repr__(self) -> str:
         bounded = "" if self.spatial_shape is None else f", spatial_shape={self.spatial_shape}"
         return f"Sites({len(self)} rows, stride={self.stride}{bounded}, batch_size={self.batch_size})"
+
+
+def check_batch_size(batch_size: int | None, lowest: int = 0) -> None:
+    """Raises unless batch_size is None or an int in [lowest, 2^31): batch indices are int32."""
+    if batch_size is None:
+        return
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f"batch_size must be an int, got {batch_size!r}")
+    if not lowest <= batch_size < 2**31:
+        raise ValueError(f"batch_size must be in [{lowest}, 2^31), got {batch_size}")
 
 
 def _checked_shape(spatial_shape: Sequence[int], ndim: int) -> tuple[int, ...]:

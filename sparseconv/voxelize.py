@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .sites import Sites
+from .sites import Sites, check_batch_size
 from .tensor import SparseTensor
 
 REDUCTIONS = ("mean", "max", "first", "sum")
@@ -41,8 +41,9 @@ def _check_batch(
     batch: Tensor | None, points: Tensor, batch_size: int | None, name: str
 ) -> tuple[Tensor | None, int]:
     """The batch index as int32 and the batch size."""
+    check_batch_size(batch_size, 1 if batch is None else 0)
     if batch is None:
-        return None, 1 if batch_size is None else _positive(batch_size, name)
+        return None, 1 if batch_size is None else batch_size
     if batch.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name}: batch must be int32 or int64 [N], got {batch.dtype}")
     if batch.shape != points.shape[:1]:
@@ -50,16 +51,10 @@ def _check_batch(
     low, high = (int(batch.min()), int(batch.max())) if len(batch) else (0, -1)
     size = high + 1 if batch_size is None else batch_size
     if size >= 2**31:
-        raise ValueError(f"{name}: batch_size must be below 2^31, got {size}")
+        raise ValueError(f"{name}: batch indices must be below 2^31, got {high}")
     if low < 0 or high >= size:
         raise ValueError(f"{name}: batch must lie in [0, {size}), got {low} .. {high}")
     return batch.to(torch.int32).contiguous(), size
-
-
-def _positive(batch_size: int, name: str) -> int:
-    if not 1 <= batch_size < 2**31:
-        raise ValueError(f"{name}: batch_size must be in [1, 2^31) where batch is None, got {batch_size}")
-    return batch_size
 
 
 def voxelize(
