@@ -33,8 +33,8 @@ void depthwise_columns(int64_t c, int64_t j, int64_t lanes, const Pairs& pairs, 
 }
 
 template <class S>
-void depthwise_tap(int64_t c, const Pairs& pairs, int64_t first, int64_t last, const S* features, const Acc<S>* weight, Acc<S>* out,
-                   int64_t first_row) {
+void depthwise_tap(int64_t c, const Pairs& pairs, int64_t first, int64_t last, const S* features, const Acc<S>* weight,
+                   Acc<S>* out, int64_t first_row) {
     constexpr int width = Simd<Acc<S>>::width;
     int64_t j = 0;
     const auto columns = [&](auto function, int64_t lanes) {
@@ -49,16 +49,16 @@ void depthwise_tap(int64_t c, const Pairs& pairs, int64_t first, int64_t last, c
 
 // sums[j] += sum over pairs [first, last) of features[i, j] * grad_out[o, j].
 template <class S>
-void depthwise_outer(int64_t c, const Pairs& pairs, int64_t first, int64_t last, const S* features, const S* grad_out, Acc<S>* sums) {
+void depthwise_outer(int64_t c, const Pairs& pairs, int64_t first, int64_t last, const S* features, const S* grad_out,
+                     Acc<S>* sums) {
     using V = Simd<Acc<S>>;
-    const auto load = [](const S* p, int64_t n) {
-        return n == V::width ? load_wide<S>(p) : load_wide_part<S>(p, n);
-    };
+    const auto load = [](const S* p, int64_t n) { return n == V::width ? load_wide<S>(p) : load_wide_part<S>(p, n); };
     for (int64_t j = 0; j < c; j += V::width) {
         const int64_t lanes = min_of(V::width, c - j);
         typename V::Reg acc = V::zero();
         for (int64_t p = first; p < last; ++p) {
-            acc = V::fma(load(features + in_row(pairs, p) * c + j, lanes), load(grad_out + out_row(pairs, p) * c + j, lanes), acc);
+            acc =
+                V::fma(load(features + in_row(pairs, p) * c + j, lanes), load(grad_out + out_row(pairs, p) * c + j, lanes), acc);
         }
         V::store_part(sums + j, V::add(V::load_part(sums + j, lanes), acc), lanes);
     }

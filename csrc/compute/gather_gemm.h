@@ -34,7 +34,8 @@ void gemm_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t las
         for (int64_t g = 0; g < s.groups; ++g) {
             for (int64_t k0 = 0; k0 < layout.k; k0 += T::depth) {
                 const int64_t k = min_of(T::depth, layout.k - k0);
-                copy_rows<T::chunk>(features, s.c_in, g * layout.k + k0, k, n, [&](int64_t r) { return in_row(pairs, p + r); }, lines);
+                copy_rows<T::chunk>(
+                    features, s.c_in, g * layout.k + k0, k, n, [&](int64_t r) { return in_row(pairs, p + r); }, lines);
                 (void)ahead;
                 for (int64_t q = 0; q < panels; ++q) {
                     const int64_t columns = layout.panel_columns(q);
@@ -50,8 +51,8 @@ void gemm_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t las
 }
 
 template <class S>
-void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias, S* out,
-                 void* scratch) {
+void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias,
+                 S* out, void* scratch) {
     using A = Acc<S>;
     if (s.n_out == 0 || s.c_out == 0) return;
     A* packed = static_cast<A*>(scratch);

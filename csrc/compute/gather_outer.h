@@ -82,8 +82,8 @@ void outer_tiles(const A* a_lines, const A* b_lines, int64_t pairs, int64_t k, i
 
 // sums[ci, co] += over the pairs [first, last) of one tap.
 template <class S>
-void outer_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t last, const S* features, const S* grad_out, Acc<S>* lines,
-               Acc<S>* sums) {
+void outer_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t last, const S* features, const S* grad_out,
+               Acc<S>* lines, Acc<S>* sums) {
     using A = Acc<S>;
     using O = OuterTiling<A>;
     const int64_t k = s.c_in / s.groups, columns = s.c_out / s.groups;
@@ -93,7 +93,8 @@ void outer_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t la
         const int64_t n = ceil_div(last - p, chunks);
         for (int64_t g = 0; g < s.groups; ++g) {
             copy_rows<O::chunk>(features, s.c_in, g * k, k, n, [&](int64_t r) { return in_row(pairs, p + r); }, lines);
-            copy_rows<O::chunk>(grad_out, s.c_out, g * columns, columns, n, [&](int64_t r) { return out_row(pairs, p + r); }, b_lines);
+            copy_rows<O::chunk>(
+                grad_out, s.c_out, g * columns, columns, n, [&](int64_t r) { return out_row(pairs, p + r); }, b_lines);
             A* to = sums + g * columns;
             if (columns <= Simd<A>::width) {
                 outer_tiles<A, O::rows1, 1, O::chunk>(lines, b_lines, n, k, columns, to, s.c_out);

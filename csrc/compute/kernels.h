@@ -83,8 +83,8 @@ void gather_sum(const Cpu&, Scalar, const void* x, int64_t c, const int64_t* off
 
 // out[r, :] = maximum over the same list; arg[r, c] = the winning cols[j] (the first of ties; NaN wins), or -1 with the value 0
 // for an empty list.
-void gather_max(const Cpu&, Scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows, void* out,
-                int64_t* arg);
+void gather_max(const Cpu&, Scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows,
+                void* out, int64_t* arg);
 
 // What cpu.threads cores reach together in a loop of fused multiply-adds that touches registers only, float32.
 double fma_peak_gflops(const Cpu&);

@@ -19,12 +19,9 @@ namespace {
 template <class F>
 auto with_scalar(Scalar scalar, const F& f) {
     switch (scalar) {
-        case Scalar::f64:
-            return f(double{});
-        case Scalar::bf16:
-            return f(Bf16{});
-        case Scalar::f32:
-            break;
+        case Scalar::f64: return f(double{});
+        case Scalar::bf16: return f(Bf16{});
+        case Scalar::f32: break;
     }
     return f(float{});
 }
@@ -100,8 +97,8 @@ const KernelTable table = {
             gather_sum(cpu, as(x, type), c, offsets, cols, static_cast<const A*>(weights), rows, as(out, type));
         });
     },
-    [](const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows, void* out,
-       int64_t* arg) {
+    [](const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows,
+       void* out, int64_t* arg) {
         with_scalar(scalar, [&](auto type) { gather_max(cpu, as(x, type), c, offsets, cols, rows, as(out, type), arg); });
     },
     fma_loop,

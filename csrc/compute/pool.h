@@ -40,7 +40,8 @@ void max_pool(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* f
 }
 
 template <class S>
-void max_pool_grad(const Cpu& cpu, const ConvShape& s, const Pairs& reversed, const S* grad_out, const int32_t* argmax, S* grad_in) {
+void max_pool_grad(const Cpu& cpu, const ConvShape& s, const Pairs& reversed, const S* grad_out, const int32_t* argmax,
+                   S* grad_in) {
     using A = Acc<S>;
     const int64_t c = s.c_out;
     if (s.n_out == 0 || c == 0) return;

@@ -86,7 +86,8 @@ SPARSECONV_INLINE void prefetch_row(const void* row, int64_t bytes) {
 // Copies columns [column, column + k) of n rows into cache lines: line l of row r is at lines + (l * Rows + r) * kLine. The last
 // line is filled up with zeros. `row_of(r)` is the row's number.
 template <int Rows, class S, class RowOf>
-SPARSECONV_INLINE void copy_rows(const S* x, int64_t c, int64_t column, int64_t k, int64_t n, const RowOf& row_of, Acc<S>* lines) {
+SPARSECONV_INLINE void copy_rows(const S* x, int64_t c, int64_t column, int64_t k, int64_t n, const RowOf& row_of,
+                                 Acc<S>* lines) {
     using V = Simd<Acc<S>>;
     constexpr int line = kLine<Acc<S>>;
     for (int64_t r = 0; r < n; ++r) {

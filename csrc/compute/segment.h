@@ -11,8 +11,8 @@ namespace sparseconv::SPARSECONV_ISA {
 constexpr int64_t kSegmentRows = 256;  // rows of one block
 
 template <class S>
-void gather_sum(const Cpu& cpu, const S* x, int64_t c, const int64_t* offsets, const int64_t* cols, const Acc<S>* weights, int64_t rows,
-                S* out) {
+void gather_sum(const Cpu& cpu, const S* x, int64_t c, const int64_t* offsets, const int64_t* cols, const Acc<S>* weights,
+                int64_t rows, S* out) {
     using A = Acc<S>;
     using V = Simd<A>;
     for_each_block(cpu, ceil_div(rows, kSegmentRows), [&](int64_t b) {
@@ -34,7 +34,8 @@ void gather_sum(const Cpu& cpu, const S* x, int64_t c, const int64_t* offsets, c
 }
 
 template <class S>
-void gather_max(const Cpu& cpu, const S* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows, S* out, int64_t* arg) {
+void gather_max(const Cpu& cpu, const S* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows, S* out,
+                int64_t* arg) {
     for_each_block(cpu, ceil_div(rows, kSegmentRows), [&](int64_t b) {
         for (int64_t r = b * kSegmentRows; r < min_of(rows, (b + 1) * kSegmentRows); ++r) {
             for (int64_t j = r * c; j < (r + 1) * c; ++j) {

@@ -42,7 +42,9 @@ Map submanifold_map(const char* path, double voxel) {
         cells.emplace(static_cast<int64_t>(std::floor(point[0] / voxel)), static_cast<int64_t>(std::floor(point[1] / voxel)),
                       static_cast<int64_t>(std::floor(point[2] / voxel)));
     }
-    const auto key = [](int64_t x, int64_t y, int64_t z) { return ((x + (1 << 19)) << 40) + ((y + (1 << 19)) << 20) + z + (1 << 19); };
+    const auto key = [](int64_t x, int64_t y, int64_t z) {
+        return ((x + (1 << 19)) << 40) + ((y + (1 << 19)) << 20) + z + (1 << 19);
+    };
     std::unordered_map<int64_t, int32_t> rows;
     for (const auto& [x, y, z] : cells) rows.emplace(key(x, y, z), static_cast<int32_t>(rows.size()));
     Map map;
@@ -92,13 +94,13 @@ int main(int argc, char** argv) {
     const double count = static_cast<double>(map.offsets.back());
     std::printf("%s, %lld voxels, %.2f pairs per voxel\n", instruction_set(), static_cast<long long>(map.n),
                 count / static_cast<double>(map.n));
-    const std::pair<int64_t, int64_t> channels[] = {{16, 16}, {32, 32}, {64, 64}, {96, 96}, {128, 128},
+    const std::pair<int64_t, int64_t> channels[] = {{16, 16}, {32, 32}, {64, 64}, {96, 96},  {128, 128},
                                                     {4, 32},  {32, 64}, {96, 32}, {256, 256}};
     for (int t = 1; t <= threads; ++t) {
         const Cpu cpu{t, false};
         double peak = fma_peak_gflops(cpu);
-        std::printf("%d thread%s: FMA peak %.0f GFLOP/s\n%12s%20s%20s%20s\n", t, t > 1 ? "s" : "", peak, "channels", "forward ms  %peak",
-                    "grad x ms  %peak", "grad w ms  %peak");
+        std::printf("%d thread%s: FMA peak %.0f GFLOP/s\n%12s%20s%20s%20s\n", t, t > 1 ? "s" : "", peak, "channels",
+                    "forward ms  %peak", "grad x ms  %peak", "grad w ms  %peak");
         for (const auto& [c_in, c_out] : channels) {
             const ConvShape s{map.n, map.n, 1, c_in, c_out}, back{map.n, map.n, 1, c_out, c_in};
             const std::vector<float> x = random_floats(map.n * c_in), g = random_floats(map.n * c_out),
@@ -114,9 +116,11 @@ int main(int argc, char** argv) {
             const double times[] = {
                 median_seconds(repeats,
                                [&] { gather_gemm(cpu, Scalar::f32, s, pairs, x.data(), forward, nullptr, y.data(), aligned); }),
+                median_seconds(
+                    repeats,
+                    [&] { gather_gemm(cpu, Scalar::f32, back, pairs, g.data(), backward, nullptr, gx.data(), aligned); }),
                 median_seconds(repeats,
-                               [&] { gather_gemm(cpu, Scalar::f32, back, pairs, g.data(), backward, nullptr, gx.data(), aligned); }),
-                median_seconds(repeats, [&] { gather_outer(cpu, Scalar::f32, s, pairs, x.data(), g.data(), gw.data(), aligned); })};
+                               [&] { gather_outer(cpu, Scalar::f32, s, pairs, x.data(), g.data(), gw.data(), aligned); })};
             std::printf("%5lld ->%4lld", static_cast<long long>(c_in), static_cast<long long>(c_out));
             for (double seconds : times) {
                 const double gflops = 2 * count * static_cast<double>(c_in * c_out) / seconds / 1e9;

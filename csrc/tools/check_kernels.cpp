@@ -102,7 +102,9 @@ struct Map {
     std::vector<int32_t> data;
     std::vector<int64_t> offsets{0};
     std::vector<int32_t> reversed;
-    Pairs pairs(int in_column) const { return {data.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1, in_column}; }
+    Pairs pairs(int in_column) const {
+        return {data.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1, in_column};
+    }
 
     Map(int64_t n_in, int64_t n_out, int64_t taps, int in_column) {
         for (int64_t t = 0; t < taps; ++t) {
@@ -255,7 +257,9 @@ void check_pool(const Case& c) {
     Array x(c.type, s.n_in * channels);
     for (int64_t i = 0; i < x.n; ++i) {  // few distinct values, so that ties happen; now and then NaN and infinities
         const int64_t kind = uniform(0, 40);
-        x.set(i, kind == 0 ? std::nan("") : kind == 1 ? -std::numeric_limits<double>::infinity() : static_cast<double>(uniform(-3, 3)));
+        x.set(i, kind == 0   ? std::nan("")
+                 : kind == 1 ? -std::numeric_limits<double>::infinity()
+                             : static_cast<double>(uniform(-3, 3)));
     }
     Row want(static_cast<size_t>(s.n_out * channels), 0.0);
     std::vector<int32_t> want_arg(want.size(), -1);
@@ -269,9 +273,8 @@ void check_pool(const Case& c) {
         }
     }
     std::vector<int32_t> arg(want.size());
-    const Array out = same_bits("max_pool, " + c.name, c.type, s.n_out * channels, [&](const Cpu& cpu, void* y) {
-        max_pool(cpu, c.type, s, pairs, x.data(), y, arg.data());
-    });
+    const Array out = same_bits("max_pool, " + c.name, c.type, s.n_out * channels,
+                                [&](const Cpu& cpu, void* y) { max_pool(cpu, c.type, s, pairs, x.data(), y, arg.data()); });
     compare("max_pool, " + c.name, out, want);
     if (arg != want_arg) fail("max_pool, " + c.name + ": wrong argmax");
 
@@ -324,12 +327,19 @@ void check_segments(const Case& c) {
         }
     }
     const int64_t* columns = own_rows ? nullptr : cols.data();
-    compare("gather_sum, " + c.name, same_bits("gather_sum, " + c.name, c.type, rows * channels, [&](const Cpu& cpu, void* y) {
-                gather_sum(cpu, c.type, x.data(), channels, offsets.data(), columns, weighted ? weights.data() : nullptr, rows, y);
-            }), sum);
-    compare("gather_max, " + c.name, same_bits("gather_max, " + c.name, c.type, rows * channels, [&](const Cpu& cpu, void* y) {
-                gather_max(cpu, c.type, x.data(), channels, offsets.data(), columns, rows, y, arg.data());
-            }), best);
+    compare("gather_sum, " + c.name,
+            same_bits("gather_sum, " + c.name, c.type, rows * channels,
+                      [&](const Cpu& cpu, void* y) {
+                          gather_sum(cpu, c.type, x.data(), channels, offsets.data(), columns,
+                                     weighted ? weights.data() : nullptr, rows, y);
+                      }),
+            sum);
+    compare("gather_max, " + c.name,
+            same_bits("gather_max, " + c.name, c.type, rows * channels,
+                      [&](const Cpu& cpu, void* y) {
+                          gather_max(cpu, c.type, x.data(), channels, offsets.data(), columns, rows, y, arg.data());
+                      }),
+            best);
     if (arg != want_arg) fail("gather_max, " + c.name + ": wrong arg");
 
     const int64_t tall = uniform(0, 3000);
@@ -338,9 +348,10 @@ void check_segments(const Case& c) {
     Row total(static_cast<size_t>(channels), 0.0);
     for (int64_t i = 0; i < y.n; ++i) total[static_cast<size_t>(i % channels)] += y.get(i);
     Aligned scratch(column_sum_bytes(c.type, tall, channels));
-    compare("column_sum, " + c.name, same_bits("column_sum, " + c.name, c.type, channels, [&](const Cpu& cpu, void* to) {
-                column_sum(cpu, c.type, y.data(), tall, channels, to, scratch.data());
-            }), total);
+    compare("column_sum, " + c.name,
+            same_bits("column_sum, " + c.name, c.type, channels,
+                      [&](const Cpu& cpu, void* to) { column_sum(cpu, c.type, y.data(), tall, channels, to, scratch.data()); }),
+            total);
 }
 
 }  // namespace
