@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 
 import numpy as np
@@ -115,6 +116,24 @@ def test_inverse_is_the_transposed_layer_onto_the_partner(case: Case) -> None:
     close(
         cached.features, oracle.conv(y.features.detach(), weight, bias, swapped, len(case.sites), case.groups)
     )
+
+
+@given(case=cases(kind="conv"), data=st.data())
+def test_a_pruned_inverse_does_not_take_its_partners_whole_map(case: Case, data: st.DataObject) -> None:
+    kept = sorted(data.draw(st.sets(st.integers(0, case.rel.volume - 1))))
+    x = tensor_of(case)
+    y = layer_of(case)(x)
+    name, options = f"InverseConv{case.rel.ndim}d", case.layer_options
+    whole = getattr(spnn, name)(
+        case.c_out, 2 * case.groups, case.rel.kernel, groups=case.groups, **options
+    ).double()
+    pruned = copy.deepcopy(whole)
+    with torch.no_grad():
+        whole.weight[[t for t in range(case.rel.volume) if t not in kept]] = 0
+    pruned.taps = whole.taps[kept]
+    pruned.weight = torch.nn.Parameter(whole.weight.detach()[kept].clone())
+    for _ in range(2):  # the first call finds the partner's map in the cache, the second its own
+        close(pruned(y, x).features, whole(y, x).features)
 
 
 @given(case=cases(enlarge=False))

@@ -240,6 +240,16 @@ def test_every_public_name_of_the_contract_exists() -> None:
     assert not missing, missing
 
 
+def test_show_config_says_what_was_built() -> None:
+    import sparseconv
+
+    config = sparseconv.show_config()
+    assert {"version", "instruction_set", "threads", "cuda", "cuda_architectures"} <= set(config)
+    assert config["instruction_set"] in {"generic", "avx2", "avx512"} and isinstance(config["cuda"], bool)
+    declared = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert declared and config["version"] == sparseconv.__version__ == declared[1]
+
+
 def test_headers_and_file_lengths() -> None:
     """SPDX headers are a rule; a long file is a smell, so it only warns."""
     python = python_files("sparseconv", "datasets", "pruning", "examples", "benchmarks", "tests")

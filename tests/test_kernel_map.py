@@ -15,6 +15,7 @@ from strategies import Case, cases, coords_of, same_bits
 
 import sparseconv
 import sparseconv.nn as spnn
+from sparseconv import kernel_map, mapping
 
 METHODS = ["hash", "sort"]
 
@@ -139,9 +140,33 @@ def test_ten_thousand_rows(ndim: int, geometry: dict[str, object]) -> None:
         check_map(kmap, case, case.pairs, rel.volume)
 
 
-def test_layers_with_the_same_geometry_share_one_map() -> None:
-    from sparseconv import kernel_map
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_too_large_for_one_table_are_built_by_groups_of_taps(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = random_tensor(3, 300, 1, extent=8)
+    settings = ({"submanifold": True}, {"stride": 2}, {"stride": 2, "transposed": True})
+    for options in settings:
+        whole = sparseconv.build_kernel_map(x.coords, kernel_size=3, method=method, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(mapping, "TABLE_BYTES", 4 * 300 * 4)  # four taps at a time
+            parts = sparseconv.build_kernel_map(x.coords, kernel_size=3, method=method, **options)
+            same_map(parts, whole)
+            same_map(parts.reverse(), whole.reverse())
 
+
+def test_a_table_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_tensor(3, 300, 1, extent=8)
+    kmap = sparseconv.build_kernel_map(x.coords, kernel_size=3, submanifold=True)
+    size = 4 * 27 * len(x.coords)
+    monkeypatch.setattr(kernel_map, "TABLE_LIMIT", size - 1)
+    with pytest.raises(ValueError, match=rf"{size - 1}.*{size}"):
+        _ = kmap.neighbors
+    monkeypatch.setattr(kernel_map, "TABLE_LIMIT", size)
+    assert kmap.neighbors.shape == (27, len(x.coords))
+
+
+def test_layers_with_the_same_geometry_share_one_map() -> None:
     x = random_tensor(3, 200, 4, extent=8)
     geometry = kernel_map.Geometry.make(3, 3, submanifold=True)
     first, sites = kernel_map.lookup(x.sites, geometry)

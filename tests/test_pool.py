@@ -11,7 +11,7 @@ import oracle
 import pytest
 import torch
 from engine import random_tensor, target_of, tensor_of
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from strategies import Case, cases, close, same_bits
 
 import sparseconv
@@ -114,8 +114,7 @@ def test_minus_infinity_and_nan_go_through_max_pool() -> None:
 @settings(max_examples=10)
 @given(case=cases(kind="conv", max_rows=8, max_volume=12))
 def test_gradcheck(case: Case) -> None:
-    if case.c_in > 5:
-        return
+    assume(case.c_in <= 5 and len(case.sites) > 0)  # torch's gradcheck refuses arrays without elements
     x = tensor_of(case, grad=True)
     for layer in (pool(case, "MaxPool"), pool(case, "AvgPool"), pool(case, "AvgPool", count="kernel")):
         assert torch.autograd.gradcheck(lambda f, layer=layer: layer(x.replace(f)).features, (x.features,))

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
+import weakref
 from fractions import Fraction
 
 import oracle
@@ -232,6 +234,45 @@ def test_dense_of_an_unbounded_tensor_wants_shape_and_origin() -> None:
     assert grid.shape == (2, 1, 2, 3) and grid[0, 0, 0, 0] == 1 and grid[1, 0, 1, 1] == 1 and grid.sum() == 2
     with pytest.raises(ValueError, match=r"\[1, -2, 5\]"):
         x.dense(shape=(2, 1), origin=(-3, 4))
+
+
+# --- caches ---------------------------------------------------------------------------------------------------------
+
+
+def hourglass() -> torch.nn.ModuleList:
+    down, up = spnn.Conv3d(4, 6, 3, stride=2, padding=1), spnn.InverseConv3d(6, 4, 3, stride=2, padding=1)
+    return torch.nn.ModuleList([spnn.SubMConv3d(4, 4, 3), down, up, spnn.MaxPool3d(2)]).double()
+
+
+def run_hourglass(net: torch.nn.ModuleList, x: SparseTensor) -> torch.Tensor:
+    a = net[0](x)
+    return net[2](net[1](a), a).features.sum() + net[3](a).features.sum()
+
+
+def test_inference_mode_leaves_nothing_that_training_cannot_use() -> None:
+    """Maps that an evaluation has left in the cache serve a training step on the same scan."""
+    net, x, fresh = hourglass(), example(), example()
+    with torch.inference_mode():
+        run_hourglass(net, x)
+    expected = torch.autograd.grad(run_hourglass(net, fresh), list(net.parameters()))
+    grads = torch.autograd.grad(run_hourglass(net, x), list(net.parameters()))
+    for got, reference in zip(grads, expected, strict=True):
+        same_bits(got, reference)
+
+
+def test_a_scan_is_freed_with_its_last_reference() -> None:
+    """Caches must not make cycles: Python's collector does not see how large tensors are and comes too late."""
+    net = hourglass()
+    gc.collect()
+    gc.disable()
+    try:
+        x = example(grad=True)
+        run_hourglass(net, x).backward()
+        coords = weakref.ref(x.coords)
+        del x
+        assert coords() is None, "a reference cycle keeps the scan and its maps alive"
+    finally:
+        gc.enable()
 
 
 # --- how it travels --------------------------------------------------------------------------------------------------

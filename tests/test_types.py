@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine import random_tensor
 
+import sparseconv
 import sparseconv.nn as spnn
 
 
@@ -62,6 +63,27 @@ def test_second_derivatives() -> None:
         assert torch.autograd.gradgradcheck(
             lambda f, *_, layer=layer: layer(x.replace(f)).features, inputs, raise_exception=True
         )
+
+
+@pytest.mark.parametrize("name", ["MaxPool3d", "AvgPool3d", "Unpool3d"])
+def test_bfloat16_pools(name: str) -> None:
+    x = random_tensor(3, 400, 9, extent=8)
+    rounded = x.features.bfloat16().requires_grad_()
+    layer = getattr(spnn, name)(3, stride=2)
+    out = layer(x.replace(rounded)).features
+    expected = layer(x.replace(rounded.detach().float())).features
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).abs().max() <= 2**-7 * expected.abs().max()
+    out.float().sum().backward()
+    assert rounded.grad.dtype == torch.bfloat16 and torch.isfinite(rounded.grad).all()
+
+
+def test_voxelize_in_bfloat16_and_back() -> None:
+    points = torch.rand(3000, 3)
+    x, index = sparseconv.voxelize(points, torch.ones(3000, 2).bfloat16(), voxel_size=0.2)
+    assert x.features.dtype == torch.bfloat16
+    assert (x.features.float() - 1).abs().max() < 2**-7  # hundreds of ones: a bfloat16 sum would stop at 256
+    assert torch.equal(sparseconv.devoxelize(x, index), x.features[index])
 
 
 def test_a_bfloat16_sum_would_be_seen() -> None:

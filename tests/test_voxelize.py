@@ -92,6 +92,14 @@ def test_without_features_the_points_are_averaged(cloud: dict) -> None:
     close(x.features, mean, 1e-5 if points.dtype == torch.float32 else 1e-10)
 
 
+def test_gradients_flow_to_points_that_are_their_own_features() -> None:
+    points = torch.rand(50, 3, dtype=torch.float64, requires_grad=True)
+    x, index = sparseconv.voxelize(points, voxel_size=0.4)
+    (grad,) = torch.autograd.grad(x.features.sum(), points)
+    counts = torch.bincount(index).double()
+    close(grad, (1 / counts)[index][:, None].expand(-1, 3))
+
+
 def test_float32_points_are_divided_in_double() -> None:
     """Points one float32 step from a border, where single precision would choose another cell."""
     borders = np.arange(1, 4000).astype(np.float64) * 0.1

@@ -1,0 +1,45 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""The native tests on every instruction set that this machine can run, chosen by SPARSECONV_ISA."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparseconv
+
+ORDER = ["generic", "avx2", "avx512"]
+BEST = str(sparseconv.show_config()["instruction_set"])
+NATIVE = Path(__file__).with_name("test_native.py")
+PRINT = "import sparseconv; print(sparseconv.show_config()['instruction_set'])"
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SPARSECONV_ISA": name}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=environment
+    )
+
+
+@pytest.mark.parametrize("name", ORDER[: ORDER.index(BEST) + 1])
+def test_native_tests_on(name: str) -> None:
+    assert run(name, "-c", PRINT).stdout.strip() == name
+    options = ("-q", "--noconftest", "-p", "no:cacheprovider", "-k", "gather or pool or column or strides")
+    done = run(name, "-m", "pytest", str(NATIVE), *options)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_an_unknown_instruction_set_is_an_error() -> None:
+    done = run("sse9", "-c", PRINT)
+    assert done.returncode != 0 and "sse9" in done.stderr and "avx2" in done.stderr
+
+
+@pytest.mark.parametrize("name", ORDER[ORDER.index(BEST) + 1 :])
+def test_the_variable_never_raises_the_instruction_set(name: str) -> None:
+    done = run(name, "-c", PRINT)
+    assert done.returncode != 0 or done.stdout.strip() in ORDER[: ORDER.index(BEST) + 1]
