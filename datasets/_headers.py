@@ -231,7 +231,7 @@ def read_table(path: Path, text: str, *, rows: int | None = None) -> np.ndarray:
     """Return the numbers of a text table as float64 `[rows, columns]`; raises `ValueError` that names
     file and row.
     """
-    if not text.strip():
+    if not any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
         raise ValueError(f"{path}: expected lines of numbers, got none")
     try:
         return np.loadtxt(io.StringIO(text), dtype=np.float64, ndmin=2, max_rows=rows, comments="#")

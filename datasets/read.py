@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,34 +151,40 @@ def _implausible(table: Array, drop_invalid: bool) -> str | None:
 # -----------------------------------------------------------------------------------------------------
 
 
+# What NumPy and zipfile raise for bytes that are no array: the tokenizer is NumPy's, for the header. A NumPy
+# that seeks beyond an end gets a nameless OSError.
+_BROKEN = (
+    ValueError, EOFError, OverflowError, NotImplementedError, RuntimeError, SyntaxError, TypeError, KeyError,
+    OSError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+@contextmanager
+def _parsing(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever broken bytes raise inside into a `ValueError` with the file's name; real I/O errors pass."""
+    try:
+        yield
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise ValueError(f"{path}: expected {expected}: {error}") from None
+
+
 def _read_npy(path: Path, columns: Columns, drop_invalid: bool) -> Scan:
-    try:  # a map proves the header against the file's size before anything is allocated, and refuses pickles
+    with _parsing(path, "a .npy file of float32 or float64 numbers"):
+        # A map proves the header against the file's size before anything is allocated, and refuses pickles.
         table = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OverflowError) as error:
-        raise ValueError(f"{path}: expected a .npy file of float32 or float64 numbers: {error}") from None
     return _from_table(table, columns, path, drop_invalid)
 
 
 def _read_npz(path: Path, columns: Columns, drop_invalid: bool) -> Scan:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            key = next((k for k in _NPZ_KEYS if k in names), names[0] if len(names) == 1 else None)
-            if key is None:
-                raise ValueError(
-                    f"expected one array or a key out of {', '.join(_NPZ_KEYS)}, got {', '.join(names) or 'no arrays'}"
-                )
-            table = _read_member(archive, archive.getinfo(key + ".npy"))
-    except (
-        ValueError,
-        EOFError,
-        OverflowError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(f"{path}: expected a .npz archive with an array of points: {error}") from None
+    with _parsing(path, "a .npz archive with an array of points"), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        key = next((k for k in _NPZ_KEYS if k in names), names[0] if len(names) == 1 else None)
+        if key is None:
+            keys = ", ".join(_NPZ_KEYS)
+            raise ValueError(f"one array or a key out of {keys}, got {', '.join(names) or 'no arrays'}")
+        table = _read_member(archive, archive.getinfo(key + ".npy"))
     return _from_table(table, columns, path, drop_invalid)
 
 

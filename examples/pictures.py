@@ -50,7 +50,7 @@ def height_colors(scan: Scan) -> Image:
     if remission is None or not len(remission) or remission.max() <= 0:
         return colors
     light = np.clip(remission / np.percentile(remission, 95).clip(1e-6), 0, 1).astype(np.float32)
-    dimmed: Image = colors * (np.float32(0.45) + np.float32(0.55) * light)[:, None]
+    dimmed: Image = colors * (np.float32(0.5) + np.float32(0.5) * light)[:, None]
     return dimmed
 
 
@@ -82,7 +82,7 @@ def save_pictures(
     handles = [Patch(color=_PALETTE[i], label=CLASSES[i]) for i in seen]
     figure.legend(handles=handles, loc="lower center", ncol=min(10, max(1, len(handles))), frameon=False)
     figure.suptitle(title)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -136,10 +136,11 @@ def lookup(
     if hit is not None:
         return hit[0], hit[1]
     partner = _partner(sites, geometry, tap_key, target)
-    if partner is not None and target is not None:
-        kernel_map, out_sites = partner.reverse(), target
-    else:
-        kernel_map, out_sites = _build(sites, geometry, taps, target, method)
+    with torch.inference_mode(False):  # the map outlives the call: training may use it next
+        if partner is not None and target is not None:
+            kernel_map, out_sites = partner.reverse(), target
+        else:
+            kernel_map, out_sites = _build(sites, geometry, taps, target, method)
     sites.maps[key] = (kernel_map, out_sites)  # holds `target`, so its id stays taken
     return kernel_map, out_sites
 

@@ -140,10 +140,6 @@ def another_scan(seed: int) -> SparseTensor:
     return random_tensor(3, 150 + 40 * seed, 4, extent=8 + seed, batch_size=2, seed=seed, grad=True)
 
 
-def frames() -> int:
-    return torch._dynamo.utils.counters["frames"]["total"]
-
-
 def compare(
     eager: torch.nn.Module, compiled: Callable[[SparseTensor], SparseTensor], net: torch.nn.Module, seed: int
 ) -> None:

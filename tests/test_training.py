@@ -131,6 +131,23 @@ def test_checkpoint_is_exchanged_in_one_step(tmp_path: Path, monkeypatch: pytest
         checkpoint.read_checkpoint(tmp_path)
 
 
+def test_training_on_a_semantic_kitti_folder(tmp_path: Path) -> None:
+    for sequence, scans in (("00", DATA[0][:2]), ("08", DATA[1])):
+        for kind in ("velodyne", "labels"):
+            (tmp_path / "sequences" / sequence / kind).mkdir(parents=True)
+        for i, scan in enumerate(scans):
+            folder = tmp_path / "sequences" / sequence
+            np.column_stack([scan.points, scan.attributes["remission"]]).tofile(
+                folder / "velodyne" / f"{i:06d}.bin"
+            )
+            scan.labels.astype("<u4").tofile(folder / "labels" / f"{i:06d}.label")
+    settings = dataclasses.replace(SMALL, data=str(tmp_path), epochs=1, valid=1)
+    train, valid = ts.make_data(settings)
+    assert (len(train), len(valid)) == (2, 1)  # evenly spread over the sequence
+    _, ious = ts.train(settings, tmp_path / "run", CPU)
+    assert int(ious.isnan().sum()) == 17
+
+
 def test_class_weights_follow_the_shares() -> None:
     weight = ts.class_weights(ts.make_samples(SMALL, DATA[0], train=False))
     road, building = weight[ds.CLASSES.index("road")], weight[ds.CLASSES.index("building")]
