@@ -60,8 +60,12 @@ def save_pictures(
     """Save one PNG with the scan beside each of its labelings (training ids), and the colors of the
     classes in them.
     """
-    extent = float(np.abs(scan.points[:, :2]).max()) if len(scan) else radius
-    radius = min(radius, max(extent, 1.0))
+    points = scan.points
+    if (
+        len(points) and (np.abs(points[:, :2]).max(axis=1) < radius).mean() < 0.5
+    ):  # the sensor is not at the origin
+        points = points - np.median(points, axis=0)
+    radius = min(radius, max(float(np.abs(points[:, :2]).max()) if len(points) else 1.0, 1.0))
     pixel = radius / 320
     panels = {"input": height_colors(scan)} | {
         name: label_colors(labels) for name, labels in labelings.items()
@@ -69,7 +73,7 @@ def save_pictures(
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 6.9), squeeze=False)
     for axis, (name, colors) in zip(axes[0], panels.items(), strict=True):
         axis.imshow(
-            bird_eye(scan.points, colors, radius=radius, pixel=pixel),
+            bird_eye(points, colors, radius=radius, pixel=pixel),
             extent=(-radius, radius, -radius, radius),
             interpolation="nearest",
         )
@@ -80,7 +84,7 @@ def save_pictures(
         {int(i) for labels in labelings.values() for i in np.unique(labels) if 0 <= i < len(CLASSES)}
     )
     handles = [Patch(color=_PALETTE[i], label=CLASSES[i]) for i in seen]
-    figure.legend(handles=handles, loc="lower center", ncol=min(10, max(1, len(handles))), frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncol=3 + 2 * len(panels), frameon=False)
     figure.suptitle(title)
     figure.tight_layout(rect=(0, 0.09, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,15 +40,15 @@ def load_network(folder: Path, device: torch.device) -> tuple[nn.Module, Setting
 
 
 def ground_height(scan: ds.Scan) -> float:
-    """Return the height with the most points within 20 m of the sensor, among the lower half of them: the
-    ground's.
+    """Return the height of the ground: in the lower half of the points within 12 m of the sensor (of all points
+    where few are that near), the 10 cm that hold the most.
     """
-    z = scan.points[np.square(scan.points[:, :2]).sum(axis=1) < 400, 2]
-    if len(z) == 0:
-        return -SENSOR_HEIGHT
+    near = np.square(scan.points[:, :2]).sum(axis=1) < 144
+    z = scan.points[near, 2] if near.sum() >= 100 else scan.points[:, 2]
     low = z[z <= np.median(z)]
     counts, edges = np.histogram(low, bins=max(1, int(np.ptp(low) / 0.1)))
-    return float(edges[counts.argmax()] + 0.05)
+    most = int(counts.argmax())
+    return float(np.median(low[(low >= edges[most]) & (low <= edges[most + 1])]))
 
 
 @torch.no_grad()

@@ -212,7 +212,7 @@ def test_segment_a_file(tmp_path: Path) -> None:
 def test_ground_height() -> None:
     assert abs(segment_scan.ground_height(make_scan(0)) + 1.7) < 0.1
     far = ds.Scan(np.full((3, 3), 100, np.float32))
-    assert segment_scan.ground_height(far) == -segment_scan.SENSOR_HEIGHT
+    assert segment_scan.ground_height(far) == 100
 
 
 def test_pictures() -> None:
