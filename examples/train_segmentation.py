@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -198,7 +199,8 @@ def train(
         spent = (time.monotonic() - started) / (60 * settings.minutes) if settings.minutes else 0.0
         return max(step / total, spent)
 
-    bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+    pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two lines; a log file wants few
+    bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=pause)
     with SummaryWriter(str(out)) as writer, bar, stop_on_ctrl_c() as stop:
         while fraction() < 1 and not stop:
             epoch, done = divmod(step, epoch_steps)
@@ -220,7 +222,7 @@ def train(
                 scaler.update()
                 step += 1
                 bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", epoch=epoch + 1)
+                bar.set_postfix(loss=f"{loss.item():.3f}", epoch=epoch + 1, refresh=False)
                 writer.add_scalar("loss", loss.item(), step)
                 writer.add_scalar("lr", optimizer.param_groups[0]["lr"], step)
                 if stop or fraction() >= 1:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,44 +25,55 @@ class KernelMap:
     Attributes:
         pairs: int32 [P, 2], columns (input row, output row), sorted by (tap, output row).
         tap_offsets: int64 [K + 1]; the pairs of tap k are pairs[tap_offsets[k] : tap_offsets[k + 1]].
-        n_in: rows of the input.
-        out_sites: the output's coordinate set; out_coords are its coordinates.
-        in_sites: the input's coordinate set.
+        in_coords, out_coords: int32 [n_in, 1 + D] and [n_out, 1 + D], the coordinates of the rows.
         mirrored: tap k and tap K - 1 - k are opposite, so that the reversed map is this one with its taps in reverse order.
     """
 
-    __slots__ = ("_neighbors", "_reverse", "in_sites", "mirrored", "out_sites", "pairs", "tap_offsets")
+    # A map holds coordinates, not Sites, and a reversed map holds its origin weakly: maps hang in the caches of sites, and a
+    # reference cycle would keep a scan's memory until the garbage collector comes.
+    __slots__ = (
+        "__weakref__",
+        "_neighbors",
+        "_origin",
+        "_reverse",
+        "in_coords",
+        "mirrored",
+        "out_coords",
+        "pairs",
+        "tap_offsets",
+    )
 
     def __init__(
-        self, pairs: Tensor, tap_offsets: Tensor, in_sites: Sites, out_sites: Sites, mirrored: bool = False
+        self,
+        pairs: Tensor,
+        tap_offsets: Tensor,
+        in_coords: Tensor,
+        out_coords: Tensor,
+        mirrored: bool = False,
     ) -> None:
         self.pairs = pairs
         self.tap_offsets = tap_offsets
-        self.in_sites = in_sites
-        self.out_sites = out_sites
+        self.in_coords = in_coords
+        self.out_coords = out_coords
         self.mirrored = mirrored
         self._neighbors: Tensor | None = None
         self._reverse: KernelMap | None = None
+        self._origin: weakref.ref[KernelMap] | None = None
 
     @property
     def n_in(self) -> int:
         """Rows of the input."""
-        return len(self.in_sites)
+        return self.in_coords.shape[0]
 
     @property
     def n_out(self) -> int:
         """Rows of the output."""
-        return len(self.out_sites)
+        return self.out_coords.shape[0]
 
     @property
     def taps(self) -> int:
         """Number of taps K."""
         return self.tap_offsets.shape[0] - 1
-
-    @property
-    def out_coords(self) -> Tensor:
-        """Coordinates of the output rows, int32 [n_out, 1 + D]."""
-        return self.out_sites.coords
 
     @property
     def neighbors(self) -> Tensor:
@@ -83,6 +96,9 @@ class KernelMap:
 
     def reverse(self) -> KernelMap:
         """The map with input and output swapped, tap k staying tap k; built once."""
+        origin = None if self._origin is None else self._origin()
+        if origin is not None:
+            return origin
         if self._reverse is None:
             if self.mirrored:
                 # (i, o) meets through tap k exactly where (o, i) meets through tap K - 1 - k: the segments, last to first.
@@ -92,9 +108,8 @@ class KernelMap:
                 torch.cumsum(self.tap_offsets.diff().flip(0), 0, out=offsets[1:])
             else:
                 pairs, offsets = torch.ops.sparseconv.reverse_pairs(self.pairs, self.tap_offsets, self.n_in)
-            reverse = KernelMap(pairs, offsets, self.out_sites, self.in_sites, self.mirrored)
-            reverse._reverse = self
-            self._reverse = reverse
+            self._reverse = KernelMap(pairs, offsets, self.out_coords, self.in_coords, self.mirrored)
+            self._reverse._origin = weakref.ref(self)
         return self._reverse
 
     def reverse_arrays(self) -> tuple[Tensor, Tensor, bool]:
@@ -134,15 +149,26 @@ def lookup(
     key: tuple[Any, ...] = (geometry, tap_key, None if target is None else id(target))
     hit = sites.maps.get(key)
     if hit is not None:
-        return hit[0], hit[1]
+        cached, there = hit[0], hit[1]()
+        if there is not None:  # else the target has gone, and another one has its id
+            return cached, there
     partner = _partner(sites, geometry, tap_key, target)
     with torch.inference_mode(False):  # the map outlives the call: training may use it next
         if partner is not None and target is not None:
             kernel_map, out_sites = partner.reverse(), target
         else:
             kernel_map, out_sites = _build(sites, geometry, taps, target, method)
-    sites.maps[key] = (kernel_map, out_sites)  # holds `target`, so its id stays taken
+    for dead in [k for k, (_, reference) in sites.maps.items() if reference() is None]:
+        del sites.maps[dead]
+    sites.maps[key] = (kernel_map, _reference(out_sites, weak=out_sites is sites or target is not None))
     return kernel_map, out_sites
+
+
+def _reference(sites: Sites, weak: bool) -> Callable[[], Sites | None]:
+    """Sites as a cache entry holds them: sites made by the layer live with their input; the input itself and a target, whose
+    own caches may lead back here, are the caller's to keep.
+    """
+    return weakref.ref(sites) if weak else lambda: sites
 
 
 def _partner(
@@ -153,7 +179,7 @@ def _partner(
         return None
     for (other, other_taps, _), (kernel_map, out_sites) in target.maps.items():
         if (
-            out_sites is sites
+            out_sites() is sites
             and other_taps == tap_key
             and other.transposed != geometry.transposed
             and not other.submanifold
@@ -200,7 +226,7 @@ def _build(
     if geometry.transposed:  # the builder's output is the coarse side
         pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
     mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
-    return KernelMap(pairs, tap_offsets, sites, out_sites, mirrored), out_sites
+    return KernelMap(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
 
 
 def _output_sites(sites: Sites, geometry: Geometry) -> Sites:

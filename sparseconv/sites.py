@@ -35,7 +35,7 @@ class Sites:
         stride: what one cell measures in cells of the input grid, a rational per axis.
         spatial_shape: all coordinates lie in [0, spatial_shape); None = unbounded.
         batch_size: samples, trailing empty ones included.
-        maps: kernel maps by what they were built for (sparseconv.kernel_map fills it).
+        maps: kernel maps and their output sites by what they were built for (sparseconv.kernel_map fills it).
     """
 
     __slots__ = ("__weakref__", "batch_size", "coords", "maps", "spatial_shape", "stride")
