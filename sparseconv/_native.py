@@ -253,7 +253,6 @@ def gather_gemm(
         _optional(bias),
         _buffer(pairs),
         _buffer(tap_offsets),
-        0,
         groups,
         transpose,
         flip,
@@ -267,14 +266,13 @@ def gather_outer(
 ) -> None:
     """grad_weight[tap] = sum over its pairs (i, o) of the outer product of features[i] and grad_out[o]."""
     arrays = (_buffer(pairs), _buffer(tap_offsets))
-    bytes_needed = _cpu.gather_outer_bytes(_buffer(features), _buffer(grad_out), *arrays, 0, groups)
+    bytes_needed = _cpu.gather_outer_bytes(_buffer(features), _buffer(grad_out), *arrays, groups)
     scratch = torch.empty(bytes_needed, dtype=torch.uint8)
     _cpu.gather_outer(
         _device(features),
         _buffer(features),
         _buffer(grad_out),
         *arrays,
-        0,
         groups,
         _buffer(grad_weight),
         _buffer(scratch),
@@ -294,7 +292,6 @@ def max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, out: Tensor, 
         _buffer(features),
         _buffer(pairs),
         _buffer(tap_offsets),
-        0,
         _buffer(out),
         _buffer(argmax),
     )
@@ -310,7 +307,6 @@ def max_pool_grad(
         _buffer(argmax),
         _buffer(pairs),
         _buffer(tap_offsets),
-        0,
         _buffer(grad_in),
     )
 

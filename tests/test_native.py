@@ -314,7 +314,7 @@ def test_gather_gemm_and_gather_outer(
     for threads in THREADS:
         out = np.full((n_out, c_out), 7, dtype)
         scratch = np.zeros(cpu.gather_gemm_bytes(x, out, groups, taps), np.uint8)
-        cpu.gather_gemm(threads, x, w, bias, pairs, offsets, 0, groups, False, False, out, scratch)
+        cpu.gather_gemm(threads, x, w, bias, pairs, offsets, groups, False, False, out, scratch)
         expected = gemm_by_hand(wide[0], wide[1], wide[2], pairs, offsets, n_out, groups)
         np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance * max(1, c_in))
 
@@ -325,10 +325,10 @@ def test_gather_gemm_and_gather_outer(
             :, ::-1
         ].copy()
         scratch = np.zeros(cpu.gather_gemm_bytes(grad, grad_x, groups, taps), np.uint8)
-        cpu.gather_gemm(threads, grad, w, None, back, offsets, 0, groups, True, False, grad_x, scratch)
+        cpu.gather_gemm(threads, grad, w, None, back, offsets, groups, True, False, grad_x, scratch)
         grad_w = np.full(w.shape, 7, dtype)
-        scratch = np.zeros(cpu.gather_outer_bytes(x, grad, pairs, offsets, 0, groups), np.uint8)
-        cpu.gather_outer(threads, x, grad, pairs, offsets, 0, groups, grad_w, scratch)
+        scratch = np.zeros(cpu.gather_outer_bytes(x, grad, pairs, offsets, groups), np.uint8)
+        cpu.gather_outer(threads, x, grad, pairs, offsets, groups, grad_w, scratch)
         expected_x, expected_w = np.zeros((n_in, c_in)), np.zeros(w.shape)
         cin, cout = c_in // groups, c_out // groups
         for t in range(taps):
@@ -358,7 +358,7 @@ def test_weights_of_any_strides_and_flipped_taps() -> None:
         for flip in (False, True):
             out = np.zeros((280, 8))
             scratch = np.zeros(cpu.gather_gemm_bytes(x, out, 1, 5), np.uint8)
-            cpu.gather_gemm(1, x, view, None, *pairs_offsets, 0, 1, False, flip, out, scratch)
+            cpu.gather_gemm(1, x, view, None, *pairs_offsets, 1, False, flip, out, scratch)
             expected = gemm_by_hand(x, w[::-1] if flip else w, None, *pairs_offsets, 280, 1)
             np.testing.assert_allclose(out, expected, rtol=0, atol=1e-11)
 
@@ -380,7 +380,7 @@ def test_max_pool_and_its_gradient(channels: int, threads: int) -> None:
     x = rng.integers(-3, 3, (n_in, channels)).astype(np.float64)  # many ties
     pairs, offsets = random_map(n_in, n_out, taps, 0.3)
     out, arg = np.zeros((n_out, channels)), np.zeros((n_out, channels), np.int32)
-    cpu.max_pool(threads, x, pairs, offsets, 0, out, arg)
+    cpu.max_pool(threads, x, pairs, offsets, out, arg)
     best, tap_of = np.zeros_like(out), np.full(out.shape, -1, np.int32)
     for t in range(taps):
         for i, o in pairs[offsets[t] : offsets[t + 1]]:
@@ -391,7 +391,7 @@ def test_max_pool_and_its_gradient(channels: int, threads: int) -> None:
 
     grad, grad_x, expected = rng.standard_normal(out.shape), np.full(x.shape, 7.0), np.zeros(x.shape)
     back = np.concatenate([p[np.argsort(p[:, 0])] for p in np.split(pairs, offsets[1:-1])])[:, ::-1].copy()
-    cpu.max_pool_grad(threads, grad, arg, back, offsets, 0, grad_x)
+    cpu.max_pool_grad(threads, grad, arg, back, offsets, grad_x)
     for t in range(taps):
         for i, o in pairs[offsets[t] : offsets[t + 1]]:
             expected[i] += np.where(tap_of[o] == t, grad[o], 0)
@@ -452,20 +452,20 @@ def test_wrong_types_shapes_and_sizes_raise() -> None:
             1, keys, layout, 1, [999, 1, 1, 1], False, 0, 9, np.zeros(1, np.int64), None, None
         ),
         lambda: cpu.count_pairs(1, np.zeros(4, np.int32), np.zeros(1, np.int64)),
-        lambda: cpu.gather_gemm(1, x, w[:, :3], None, pairs, offsets, 0, 1, False, False, out, scratch),
+        lambda: cpu.gather_gemm(1, x, w[:, :3], None, pairs, offsets, 1, False, False, out, scratch),
         lambda: cpu.gather_gemm(
-            1, x, w.astype(float), None, pairs, offsets, 0, 1, False, False, out, scratch
+            1, x, w.astype(float), None, pairs, offsets, 1, False, False, out, scratch
         ),
         lambda: cpu.gather_gemm(
-            1, x, w, np.zeros(4, np.float32), pairs, offsets, 0, 1, False, False, out, scratch
+            1, x, w, np.zeros(4, np.float32), pairs, offsets, 1, False, False, out, scratch
         ),
-        lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets, 0, 3, False, False, out, scratch),
-        lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets[:-1], 0, 1, False, False, out, scratch),
-        lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets, 0, 1, False, False, out, scratch[:5]),
+        lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets, 3, False, False, out, scratch),
+        lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets[:-1], 1, False, False, out, scratch),
+        lambda: cpu.gather_gemm(1, x, w, None, pairs, offsets, 1, False, False, out, scratch[:5]),
         lambda: cpu.gather_gemm(
-            1, x.astype(np.int32), w, None, pairs, offsets, 0, 1, False, False, out, scratch
+            1, x.astype(np.int32), w, None, pairs, offsets, 1, False, False, out, scratch
         ),
-        lambda: cpu.max_pool(1, x, pairs, offsets, 0, out, np.zeros((50, 5), np.int32)),
+        lambda: cpu.max_pool(1, x, pairs, offsets, out, np.zeros((50, 5), np.int32)),
         lambda: cpu.gather_sum(1, x, np.zeros((2, 2), np.int64), None, None, out),
         lambda: cpu.column_sum(1, x, np.zeros(3, np.float32), np.zeros(10**5, np.uint8)),
     ]

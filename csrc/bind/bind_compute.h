@@ -38,11 +38,10 @@ inline void require_scratch(const Buffer<uint8_t>& scratch, int64_t bytes) {
             "scratch must have " + std::to_string(bytes) + " bytes, got " + std::to_string(scratch.size()));
 }
 
-inline Pairs pairs_of(const Buffer<int32_t>& pairs, const Buffer<int64_t>& tap_offsets, int in_column) {
-    require(pairs.ndim == 2 && pairs.shape[1] == 2 && tap_offsets.ndim == 1 && tap_offsets.size() >= 1 &&
-                (in_column == 0 || in_column == 1),
+inline Pairs pairs_of(const Buffer<int32_t>& pairs, const Buffer<int64_t>& tap_offsets) {
+    require(pairs.ndim == 2 && pairs.shape[1] == 2 && tap_offsets.ndim == 1 && tap_offsets.size() >= 1,
             "a kernel map is pairs [P, 2] and tap offsets [K + 1]");
-    return Pairs{pairs.data, tap_offsets.data, tap_offsets.size() - 1, in_column};
+    return Pairs{reinterpret_cast<const Pair*>(pairs.data), tap_offsets.data, tap_offsets.size() - 1};
 }
 
 // weight [K, in / groups, out], any strides. transpose: features have the weight's output channels. flip: segment s of the map
@@ -75,11 +74,11 @@ inline ConvShape conv_shape(const AnyBuffer& features, const AnyBuffer& out, int
 }
 
 inline void bound_gather_gemm(const Cpu& device, AnyBuffer features, AnyBuffer weight, std::optional<AnyBuffer> bias,
-                              Buffer<int32_t> pairs, Buffer<int64_t> tap_offsets, int in_column, int64_t groups, bool transpose,
-                              bool flip, AnyBuffer out, Buffer<uint8_t> scratch) {
+                              Buffer<int32_t> pairs, Buffer<int64_t> tap_offsets, int64_t groups, bool transpose, bool flip,
+                              AnyBuffer out, Buffer<uint8_t> scratch) {
     const Scalar scalar = scalar_of(features);
     const ConvShape shape = conv_shape(features, out, groups);
-    const Pairs map = pairs_of(pairs, tap_offsets, in_column);
+    const Pairs map = pairs_of(pairs, tap_offsets);
     require_matrix(features, shape.n_in, shape.c_in, features.type, "features");
     require_matrix(out, shape.n_out, shape.c_out, features.type, "output");
     if (weight.type != features.type) {
@@ -100,17 +99,15 @@ inline int64_t bound_gather_gemm_bytes(AnyBuffer features, AnyBuffer out, int64_
 }
 
 inline int64_t bound_gather_outer_bytes(AnyBuffer features, AnyBuffer grad_out, Buffer<int32_t> pairs,
-                                        Buffer<int64_t> tap_offsets, int in_column, int64_t groups) {
-    return gather_outer_bytes(scalar_of(features), conv_shape(features, grad_out, groups),
-                              pairs_of(pairs, tap_offsets, in_column));
+                                        Buffer<int64_t> tap_offsets, int64_t groups) {
+    return gather_outer_bytes(scalar_of(features), conv_shape(features, grad_out, groups), pairs_of(pairs, tap_offsets));
 }
 
 inline void bound_gather_outer(const Cpu& device, AnyBuffer features, AnyBuffer grad_out, Buffer<int32_t> pairs,
-                               Buffer<int64_t> tap_offsets, int in_column, int64_t groups, AnyBuffer grad_weight,
-                               Buffer<uint8_t> scratch) {
+                               Buffer<int64_t> tap_offsets, int64_t groups, AnyBuffer grad_weight, Buffer<uint8_t> scratch) {
     const Scalar scalar = scalar_of(features);
     const ConvShape shape = conv_shape(features, grad_out, groups);
-    const Pairs map = pairs_of(pairs, tap_offsets, in_column);
+    const Pairs map = pairs_of(pairs, tap_offsets);
     require_matrix(features, shape.n_in, shape.c_in, features.type, "features");
     require_matrix(grad_out, shape.n_out, shape.c_out, features.type, "grad_out");
     require(grad_weight.ndim == 3 && grad_weight.shape[0] == map.taps && grad_weight.shape[1] == shape.c_in / groups &&
@@ -134,23 +131,22 @@ inline int64_t bound_column_sum_bytes(AnyBuffer x) {
 }
 
 inline void bound_max_pool(const Cpu& device, AnyBuffer features, Buffer<int32_t> pairs, Buffer<int64_t> tap_offsets,
-                           int in_column, AnyBuffer out, Buffer<int32_t> argmax) {
+                           AnyBuffer out, Buffer<int32_t> argmax) {
     const ConvShape shape = conv_shape(features, out, 1);
     require_matrix(features, shape.n_in, shape.c_in, features.type, "features");
     require_matrix(out, shape.n_out, shape.c_in, features.type, "output");
     require(argmax.ndim == 2 && argmax.shape[0] == shape.n_out && argmax.shape[1] == shape.c_out, "argmax must be [N_out, C]");
-    max_pool(device, scalar_of(features), shape, pairs_of(pairs, tap_offsets, in_column), features.data, out.data, argmax.data);
+    max_pool(device, scalar_of(features), shape, pairs_of(pairs, tap_offsets), features.data, out.data, argmax.data);
 }
 
 // The pairs are the reversed map's, so grad_out plays the input: [n_in, C], like argmax, and grad_in is the output.
 inline void bound_max_pool_grad(const Cpu& device, AnyBuffer grad_out, Buffer<int32_t> argmax, Buffer<int32_t> pairs,
-                                Buffer<int64_t> tap_offsets, int in_column, AnyBuffer grad_in) {
+                                Buffer<int64_t> tap_offsets, AnyBuffer grad_in) {
     const ConvShape shape = conv_shape(grad_out, grad_in, 1);
     require_matrix(grad_out, shape.n_in, shape.c_in, grad_in.type, "grad_out");
     require_matrix(grad_in, shape.n_out, shape.c_in, grad_in.type, "grad_in");
     require(argmax.ndim == 2 && argmax.shape[0] == shape.n_in && argmax.shape[1] == shape.c_out, "argmax must be [N_out, C]");
-    max_pool_grad(device, scalar_of(grad_in), shape, pairs_of(pairs, tap_offsets, in_column), grad_out.data, argmax.data,
-                  grad_in.data);
+    max_pool_grad(device, scalar_of(grad_in), shape, pairs_of(pairs, tap_offsets), grad_out.data, argmax.data, grad_in.data);
 }
 
 // The lists of a gather: list r is cols[offsets[r]] .. cols[offsets[r + 1]].

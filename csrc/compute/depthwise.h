@@ -8,19 +8,19 @@
 
 namespace sparseconv::SPARSECONV_ISA {
 
-// out[o, j] += features[i, j] * weight[j] over pairs [first, last) of one tap, for NV registers of channels, the last of which may
+// out[o, j] += features[i, j] * weight[j] over n pairs of one tap, for NV registers of channels, the last of which may
 // be short.
 template <class S, int NV, bool Short>
-void depthwise_columns(int64_t c, int64_t j, int64_t lanes, const Pairs& pairs, int64_t first, int64_t last, const S* features,
-                       const Acc<S>* weight, Acc<S>* out, int64_t first_row) {
+void depthwise_columns(int64_t c, int64_t j, int64_t lanes, const Pair* list, int64_t n, const S* features, const Acc<S>* weight,
+                       Acc<S>* out) {
     using A = Acc<S>;
     using V = Simd<A>;
     typename V::Reg w[NV];
     SPARSECONV_UNROLL
     for (int v = 0; v < NV; ++v) w[v] = Short ? V::load_part(weight + j, lanes) : V::load(weight + j + v * V::width);
-    for (int64_t p = first; p < last; ++p) {
-        const S* x = features + in_row(pairs, p) * c + j;
-        A* y = out + (out_row(pairs, p) - first_row) * c + j;
+    for (int64_t p = 0; p < n; ++p) {
+        const S* x = features + list[p].in * c + j;
+        A* y = out + list[p].out * c + j;
         SPARSECONV_UNROLL
         for (int v = 0; v < NV; ++v) {
             if constexpr (Short) {
@@ -33,12 +33,11 @@ void depthwise_columns(int64_t c, int64_t j, int64_t lanes, const Pairs& pairs, 
 }
 
 template <class S>
-void depthwise_tap(int64_t c, const Pairs& pairs, int64_t first, int64_t last, const S* features, const Acc<S>* weight,
-                   Acc<S>* out, int64_t first_row) {
+void depthwise_tap(int64_t c, const Pair* list, int64_t n, const S* features, const Acc<S>* weight, Acc<S>* out) {
     constexpr int width = Simd<Acc<S>>::width;
     int64_t j = 0;
     const auto columns = [&](auto function, int64_t lanes) {
-        function(c, j, lanes, pairs, first, last, features, weight, out, first_row);
+        function(c, j, lanes, list, n, features, weight, out);
         j += lanes;
     };
     while (c - j >= 4 * width) columns(depthwise_columns<S, 4, false>, 4 * width);
@@ -47,18 +46,16 @@ void depthwise_tap(int64_t c, const Pairs& pairs, int64_t first, int64_t last, c
     if (c > j) columns(depthwise_columns<S, 1, true>, c - j);
 }
 
-// sums[j] += sum over pairs [first, last) of features[i, j] * grad_out[o, j].
+// sums[j] += sum over n pairs of features[i, j] * grad_out[o, j].
 template <class S>
-void depthwise_outer(int64_t c, const Pairs& pairs, int64_t first, int64_t last, const S* features, const S* grad_out,
-                     Acc<S>* sums) {
+void depthwise_outer(int64_t c, const Pair* list, int64_t n, const S* features, const S* grad_out, Acc<S>* sums) {
     using V = Simd<Acc<S>>;
-    const auto load = [](const S* p, int64_t n) { return n == V::width ? load_wide<S>(p) : load_wide_part<S>(p, n); };
+    const auto load = [](const S* p, int64_t lanes) { return lanes == V::width ? load_wide<S>(p) : load_wide_part<S>(p, lanes); };
     for (int64_t j = 0; j < c; j += V::width) {
         const int64_t lanes = min_of(V::width, c - j);
         typename V::Reg acc = V::zero();
-        for (int64_t p = first; p < last; ++p) {
-            acc =
-                V::fma(load(features + in_row(pairs, p) * c + j, lanes), load(grad_out + out_row(pairs, p) * c + j, lanes), acc);
+        for (int64_t p = 0; p < n; ++p) {
+            acc = V::fma(load(features + list[p].in * c + j, lanes), load(grad_out + list[p].out * c + j, lanes), acc);
         }
         V::store_part(sums + j, V::add(V::load_part(sums + j, lanes), acc), lanes);
     }

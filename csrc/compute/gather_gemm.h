@@ -10,45 +10,102 @@
 
 namespace sparseconv::SPARSECONV_ISA {
 
-// Fills rows [0, n) of out with the bias, or with zeros.
-template <class S>
-void start_rows(const S* bias, int64_t c, int64_t n, Acc<S>* out) {
-    for (int64_t r = 0; r < n; ++r, out += c) {
-        for (int64_t j = 0; j < c; ++j) out[j] = bias ? widen(bias[j]) : Acc<S>(0);
-    }
+// Fills n rows of out with `start`.
+template <class A>
+void start_rows(const A* start, int64_t c, int64_t n, A* out) {
+    for (int64_t r = 0; r < n; ++r, out += c) __builtin_memcpy(out, start, static_cast<size_t>(c) * sizeof(A));
 }
 
-// Adds to the block's out rows the products of one tap's pairs [first, last).
+// The order in which a row's taps are summed: ascending, but the first tap that meets every out row goes first, since its sums can
+// start from the bias without a row of zeros being written and read.
+struct TapOrder {
+    int64_t full = -1;  // that tap
+    const Scratch<int64_t> taps;
+
+    TapOrder(const Pairs& pairs, int64_t n_out) : taps(pairs.taps) {
+        for (int64_t t = 0; t < pairs.taps && full < 0; ++t) {
+            if (pairs.tap_offsets[t + 1] - pairs.tap_offsets[t] == n_out) full = t;
+        }
+        int64_t n = 0;
+        if (full >= 0) taps.data[n++] = full;
+        for (int64_t t = 0; t < pairs.taps; ++t) {
+            if (t != full) taps.data[n++] = t;
+        }
+    }
+};
+
 template <class S>
-void gemm_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t last, int64_t next, const S* features,
-              const Acc<S>* weight, Acc<S>* out, int64_t first_row) {
+struct GatherGemm {
     using A = Acc<S>;
-    using T = Tiling<A>;
-    const PackedWeight<A> layout(s);
-    const int64_t panels = layout.panels();
-    alignas(64) A lines[T::chunk * T::depth];
-    int64_t chunks = ceil_div(last - first, T::chunk);
-    for (int64_t p = first; p < last; --chunks) {
-        const int64_t n = ceil_div(last - p, chunks);
-        const int64_t ahead = p + n < last ? p + n : next;
+    const ConvShape& s;
+    const Pairs& pairs;
+    const S* features;
+    const PackedWeight<A> layout;
+    const int64_t tap_size;  // of the packed weight
+    const A* packed;
+    const A* start;  // [c_out], the bias or zeros
+    const TapOrder order;
+
+    // Sums [first_row, last_row) of the output into `out`, whose first row is first_row. cursor[t] is the first pair of tap t
+    // whose out row is not below first_row; it is moved on to last_row.
+    void block(int64_t first_row, int64_t last_row, int64_t* cursor, A* out) const {
+        bool started = order.full >= 0 && s.c_in > 0 && !is_depthwise(s);
+        if (!started) start_rows(start, s.c_out, last_row - first_row, out);
+        if (s.c_in == 0) return;
+        A* const row_zero = shifted(out, -first_row * s.c_out);
+        for (int64_t i = 0; i < pairs.taps; ++i) {
+            const int64_t t = order.taps.data[i];
+            const Pair* list = pairs.data + cursor[t];
+            const int64_t n = count_below(list, pairs.tap_offsets[t + 1] - cursor[t], last_row);
+            cursor[t] += n;
+            if (n == 0) continue;
+            const A* weight = packed + t * tap_size;
+            if (is_depthwise(s)) {
+                depthwise_tap<S>(s.c_out, list, n, features, weight, row_zero);
+            } else {
+                tap(list, n, weight, row_zero, started && i == 0);
+            }
+        }
+    }
+
+   private:
+    // Adds to the out rows the products of n pairs of one tap; `first` puts the start in place of what is there.
+    void tap(const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
+        if constexpr (sizeof(S) == sizeof(A)) {
+            rows(features, list, n, weight, out, first);
+        } else {  // rows of a narrow type are widened, a cacheful at a time
+            const int64_t most = max_of(16, Tiling<A>::widened_rows_bytes / (s.c_in * static_cast<int64_t>(sizeof(A))));
+            const Scratch<A> wide(min_of(most, n) * s.c_in);
+            const Scratch<Pair> numbered(min_of(most, n));
+            for (int64_t p = 0; p < n; p += most) {
+                const int64_t some = min_of(most, n - p);
+                for (int64_t r = 0; r < some; ++r) {
+                    widen_row<S>(features + list[p + r].in * s.c_in, s.c_in, wide.data + r * s.c_in);
+                    numbered.data[r] = {static_cast<int32_t>(r), list[p + r].out};
+                }
+                rows(wide.data, numbered.data, some, weight, out, first);
+            }
+        }
+    }
+
+    void rows(const A* x, const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
         for (int64_t g = 0; g < s.groups; ++g) {
-            for (int64_t k0 = 0; k0 < layout.k; k0 += T::depth) {
-                const int64_t k = min_of(T::depth, layout.k - k0);
-                copy_rows<T::chunk>(
-                    features, s.c_in, g * layout.k + k0, k, n, [&](int64_t r) { return in_row(pairs, p + r); }, lines);
-                (void)ahead;
-                for (int64_t q = 0; q < panels; ++q) {
-                    const int64_t columns = layout.panel_columns(q);
-                    const A* panel = weight + g * layout.group_size() + layout.panel_offset(q) + k0 * layout.panel_stride(q);
-                    const int64_t at = g * layout.columns + q * T::panel;
-                    run_panel<A>(lines, n, panel, k,
-                                 {out + at, pairs.data + 2 * p + 1 - pairs.in_column, first_row, s.c_out, columns});
+            for (int64_t p = 0; p < layout.panels; ++p) {
+                const int64_t registers = layout.registers(p), depth = Tiling<A>::depth(registers);
+                const int64_t column = g * layout.columns + layout.first_column(p);
+                const A* panel = weight + g * layout.group_size() + layout.panel_offset(p);
+                for (int64_t k0 = 0; k0 < layout.k; k0 += depth) {
+                    const bool fresh = first && k0 == 0;
+                    run_pairs<A>(
+                        registers,
+                        {x + g * layout.k + k0, s.c_in, panel + k0 * registers * layout.width, min_of(depth, layout.k - k0),
+                         (fresh ? start : out) + column, fresh ? 0 : s.c_out, out + column, s.c_out, layout.panel_columns(p)},
+                        list, n);
                 }
             }
         }
-        p += n;
     }
-}
+};
 
 template <class S>
 void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias,
@@ -57,31 +114,25 @@ void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S
     if (s.n_out == 0 || s.c_out == 0) return;
     A* packed = static_cast<A*>(scratch);
     if (s.c_in > 0) pack_weight<S>(cpu, s, pairs.taps, weight, packed);
+    const Scratch<A> start(s.c_out);
+    for (int64_t j = 0; j < s.c_out; ++j) start.data[j] = bias ? widen(bias[j]) : A(0);
     const int64_t tap_size = s.c_in == 0 ? 0 : packed_bytes<S>(s, 1) / static_cast<int64_t>(sizeof(A));
-    const BlockPairs block_pairs(cpu, pairs, s.n_out, forward_block_rows<A>(s));
-    for_each_block(cpu, block_pairs.blocks, [&](int64_t b) {
-        const int64_t first_row = b * block_pairs.rows;
-        const int64_t rows = min_of(block_pairs.rows, s.n_out - first_row);
-        const auto run = [&](A* sums) {
-            start_rows<S>(bias, s.c_out, rows, sums);
-            if (s.c_in == 0) return;
-            for (int64_t t = 0; t < pairs.taps; ++t) {
-                const int64_t first = block_pairs.begin(b, t), last = block_pairs.end(b, t);
-                if (first == last) continue;
-                const int64_t next = t + 1 < pairs.taps ? block_pairs.begin(b, t + 1) : first;
-                if (is_depthwise(s)) {
-                    depthwise_tap<S>(s.c_out, pairs, first, last, features, packed + t * tap_size, sums, first_row);
-                } else {
-                    gemm_tap<S>(s, pairs, first, last, next, features, packed + t * tap_size, sums, first_row);
-                }
+    const GatherGemm<S> gemm{s, pairs, features, PackedWeight<A>(s), tap_size, packed, start.data, TapOrder(pairs, s.n_out)};
+    const int64_t block_rows = forward_block_rows<A>(s);
+    const BlockPairs sections(cpu, pairs, s.n_out, section_blocks * block_rows);
+    for_each_block(cpu, sections.blocks, [&](int64_t section) {
+        const Scratch<int64_t> cursor(pairs.taps);
+        for (int64_t t = 0; t < pairs.taps; ++t) cursor.data[t] = sections.begin(section, t);
+        const int64_t end = min_of((section + 1) * sections.rows, s.n_out);
+        for (int64_t row = section * sections.rows; row < end; row += block_rows) {
+            const int64_t last_row = min_of(row + block_rows, end);
+            if constexpr (sizeof(S) == sizeof(A)) {
+                gemm.block(row, last_row, cursor.data, out + row * s.c_out);
+            } else {
+                const Scratch<A> sums((last_row - row) * s.c_out);
+                gemm.block(row, last_row, cursor.data, sums.data);
+                narrow_row<S>(sums.data, (last_row - row) * s.c_out, out + row * s.c_out);
             }
-        };
-        if constexpr (sizeof(S) == sizeof(A)) {
-            run(out + first_row * s.c_out);
-        } else {
-            const Scratch<A> sums(rows * s.c_out);
-            run(sums.data);
-            narrow_row<S>(sums.data, rows * s.c_out, out + first_row * s.c_out);
         }
     });
 }

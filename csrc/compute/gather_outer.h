@@ -5,106 +5,61 @@
 #pragma once
 
 #include "depthwise.h"
+#include "outer_tile.h"
 #include "pack_weight.h"
 
 namespace sparseconv::SPARSECONV_ISA {
 
-// How the work is cut: out rows into blocks that fit the second-level cache, blocks into sections. A task is (section, tap group)
-// and owns the sums of its section, which are then added in the order of the sections. Depends on shapes only.
+// How the work is cut: out rows into blocks, blocks into sections, taps into groups. A task is (section, tap group) and owns the
+// sums of its section, which are then added in the order of the sections. Depends on shapes only.
 template <class A>
 struct OuterPlan {
-    int64_t block_rows, blocks, sections, tap_groups, weight_size;
+    int64_t block_rows, section_rows, sections, tap_groups, weight_size;
 
     OuterPlan(const ConvShape& s, int64_t taps) {
-        const int64_t row_bytes = (s.c_in + s.c_out) * static_cast<int64_t>(sizeof(A));
         weight_size = s.c_in / s.groups * s.c_out;
-        block_rows = max_of(256, min_of(8192, outer_block_bytes / max_of(row_bytes, 1)));
-        block_rows = max_of(256, min_of(block_rows, ceil_div(s.n_out, 16)));
-        blocks = ceil_div(s.n_out, block_rows);
+        block_rows = outer_block_rows(s);
+        const int64_t blocks = ceil_div(s.n_out, block_rows);
         const int64_t bytes = max_of(1, taps * weight_size * static_cast<int64_t>(sizeof(A)));
-        const int64_t affordable = max_of(1, outer_partial_bytes / bytes);
-        sections = max_of(1, min_of(blocks, min_of(outer_tasks, affordable)));
-        tap_groups = max_of(1, min_of(taps, ceil_div(outer_tasks, sections)));
+        const int64_t most = max_of(1, min_of(outer_tasks, outer_partial_bytes / bytes));
+        section_rows = max_of(1, ceil_div(blocks, most)) * block_rows;
+        sections = max_of(1, ceil_div(s.n_out, section_rows));
+        tap_groups = max_of(1, min_of(taps, outer_tasks / sections));
     }
-    int64_t section_begin(int64_t i) const { return blocks * i / sections; }
 };
 
-// acc[r, :] = sum over the pairs of a[pair, r] * b[pair, :]; then sums += acc. a and b are columns of copied rows (copy_rows).
-template <class A, int R, int NV, int Rows>
-void outer_tile(const A* a, const A* b, int64_t pairs, A* sums, int64_t stride, int64_t rows, int64_t columns) {
-    using V = Simd<A>;
-    constexpr int line = kLine<A>;
-    typename V::Reg acc[R][NV];
-    SPARSECONV_UNROLL
-    for (int r = 0; r < R; ++r) {
-        SPARSECONV_UNROLL
-        for (int v = 0; v < NV; ++v) acc[r][v] = V::zero();
-    }
-    for (int64_t p = 0; p < pairs; ++p, a += line, b += line) {
-        typename V::Reg bs[NV];
-        SPARSECONV_UNROLL
-        for (int v = 0; v < NV; ++v) bs[v] = V::load(b + v * V::width / line * Rows * line + v * V::width % line);
-        SPARSECONV_UNROLL
-        for (int r = 0; r < R; ++r) {
-            const typename V::Reg x = V::broadcast(a + r);
-            SPARSECONV_UNROLL
-            for (int v = 0; v < NV; ++v) acc[r][v] = V::fma(x, bs[v], acc[r][v]);
-        }
-    }
-    SPARSECONV_UNROLL
-    for (int r = 0; r < R; ++r) {
-        if (r >= rows) return;
-        SPARSECONV_UNROLL
-        for (int v = 0; v < NV; ++v) {
-            A* to = sums + r * stride + v * V::width;
-            const int64_t n = columns - v * V::width;
-            if (n >= V::width) {
-                V::store(to, V::add(V::load(to), acc[r][v]));
-            } else if (n > 0) {
-                V::store_part(to, V::add(V::load_part(to, n), acc[r][v]), n);
-            }
+// sums[ci, co] += over n pairs of x and g rows, all groups.
+template <class A>
+void outer_rows(const PackedWeight<A>& layout, const ConvShape& s, const A* x, const A* g, const Pair* pairs, int64_t n,
+                A* sums) {
+    for (int64_t group = 0; group < s.groups; ++group) {
+        for (int64_t p = 0; p < layout.panels; ++p) {
+            const int64_t column = group * layout.columns + layout.first_column(p);
+            outer_panel<A>(layout.registers(p),
+                           {x + group * layout.k, s.c_in, g + column, s.c_out, sums + column, s.c_out, layout.panel_columns(p)},
+                           layout.k, pairs, n);
         }
     }
 }
 
-// All tiles of one group over `pairs` copied pairs.
-template <class A, int R, int NV, int Rows>
-void outer_tiles(const A* a_lines, const A* b_lines, int64_t pairs, int64_t k, int64_t columns, A* sums, int64_t stride) {
-    constexpr int line = kLine<A>, panel = NV * Simd<A>::width;
-    for (int64_t j = 0; j < columns; j += panel) {
-        const A* b = b_lines + j / line * Rows * line + j % line;
-        for (int64_t i = 0; i < k; i += R) {
-            const A* a = a_lines + i / line * Rows * line + i % line;
-            outer_tile<A, R, NV, Rows>(a, b, pairs, sums + i * stride + j, stride, k - i, columns - j);
-        }
-    }
-}
-
-// sums[ci, co] += over the pairs [first, last) of one tap.
+// sums[ci, co] += over n pairs of one tap; rows of a narrow type are widened first.
 template <class S>
-void outer_tap(const ConvShape& s, const Pairs& pairs, int64_t first, int64_t last, const S* features, const S* grad_out,
-               Acc<S>* lines, Acc<S>* sums) {
-    using A = Acc<S>;
-    using O = OuterTiling<A>;
-    const int64_t k = s.c_in / s.groups, columns = s.c_out / s.groups;
-    A* b_lines = lines + O::chunk * round_up(k, kLine<A>);
-    int64_t chunks = ceil_div(last - first, O::chunk);
-    for (int64_t p = first; p < last; --chunks) {
-        const int64_t n = ceil_div(last - p, chunks);
-        for (int64_t g = 0; g < s.groups; ++g) {
-            copy_rows<O::chunk>(features, s.c_in, g * k, k, n, [&](int64_t r) { return in_row(pairs, p + r); }, lines);
-            copy_rows<O::chunk>(
-                grad_out, s.c_out, g * columns, columns, n, [&](int64_t r) { return out_row(pairs, p + r); }, b_lines);
-            A* to = sums + g * columns;
-            if (columns <= Simd<A>::width) {
-                outer_tiles<A, O::rows1, 1, O::chunk>(lines, b_lines, n, k, columns, to, s.c_out);
-            } else if (k <= 4) {
-                outer_tiles<A, 4, 2, O::chunk>(lines, b_lines, n, k, columns, to, s.c_out);
-            } else {
-                outer_tiles<A, O::rows2, 2, O::chunk>(lines, b_lines, n, k, columns, to, s.c_out);
+void outer_tap(const PackedWeight<Acc<S>>& layout, const ConvShape& s, const Pair* pairs, int64_t n, const S* features,
+               const S* grad_out, Acc<S>* wide, Acc<S>* sums) {
+    for (int64_t p = 0; p < n; p += outer_chunk) {
+        const int64_t some = min_of(outer_chunk, n - p);
+        if constexpr (sizeof(S) == sizeof(Acc<S>)) {
+            outer_rows<S>(layout, s, features, grad_out, pairs + p, some, sums);
+        } else {
+            Acc<S>* wide_g = wide + outer_chunk * s.c_in;
+            Pair numbered[outer_chunk];
+            for (int64_t r = 0; r < some; ++r) {
+                widen_row<S>(features + pairs[p + r].in * s.c_in, s.c_in, wide + r * s.c_in);
+                widen_row<S>(grad_out + pairs[p + r].out * s.c_out, s.c_out, wide_g + r * s.c_out);
+                numbered[r] = {static_cast<int32_t>(r), static_cast<int32_t>(r)};
             }
+            outer_rows<Acc<S>>(layout, s, wide, wide_g, numbered, some, sums);
         }
-        p += n;
     }
 }
 
@@ -119,31 +74,33 @@ template <class S>
 void gather_outer(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const S* grad_out, S* grad_weight,
                   void* scratch) {
     using A = Acc<S>;
-    using O = OuterTiling<A>;
     const OuterPlan<A> plan(s, pairs.taps);
     const int64_t size = pairs.taps * plan.weight_size;
     if (size == 0) return;
-    const BlockPairs block_pairs(cpu, pairs, s.n_out, plan.block_rows);
+    const BlockPairs sections(cpu, pairs, s.n_out, plan.section_rows);
     A* partial = static_cast<A*>(scratch);  // [section][tap][c_in / groups][c_out]
-    // Whole lines are copied, whole panels are read.
-    const int64_t b_unit = max_of(kLine<A>, Tiling<A>::panel);
-    const int64_t columns = round_up(s.c_in / s.groups, kLine<A>) + round_up(s.c_out / s.groups, b_unit);
-    const int64_t lines_size = is_depthwise(s) ? 0 : O::chunk * columns;
+    const PackedWeight<A> layout(s);
+    const int64_t wide_size = sizeof(S) == sizeof(A) || is_depthwise(s) ? 0 : outer_chunk * (s.c_in + s.c_out);
 
     for_each_block(cpu, plan.sections * plan.tap_groups, [&](int64_t task) {
         const int64_t section = task / plan.tap_groups, group = task % plan.tap_groups;
         const int64_t first_tap = pairs.taps * group / plan.tap_groups, last_tap = pairs.taps * (group + 1) / plan.tap_groups;
         A* sums = partial + section * size;
         for (int64_t i = first_tap * plan.weight_size; i < last_tap * plan.weight_size; ++i) sums[i] = 0;
-        const Scratch<A> lines(lines_size);
-        for (int64_t b = plan.section_begin(section); b < plan.section_begin(section + 1); ++b) {
+        const Scratch<A> wide(wide_size);
+        const Scratch<int64_t> cursor(pairs.taps);  // the first pair of each tap that is not summed yet
+        for (int64_t t = first_tap; t < last_tap && s.n_out > 0; ++t) cursor.data[t] = sections.begin(section, t);
+        const int64_t end = min_of((section + 1) * plan.section_rows, s.n_out);
+        for (int64_t row = section * plan.section_rows; row < end; row += plan.block_rows) {
+            const int64_t last_row = min_of(row + plan.block_rows, end);
             for (int64_t t = first_tap; t < last_tap; ++t) {
-                const int64_t first = block_pairs.begin(b, t), last = block_pairs.end(b, t);
-                if (first == last) continue;
+                const Pair* list = pairs.data + cursor.data[t];
+                const int64_t n = count_below(list, pairs.tap_offsets[t + 1] - cursor.data[t], last_row);
+                cursor.data[t] += n;
                 if (is_depthwise(s)) {
-                    depthwise_outer<S>(s.c_out, pairs, first, last, features, grad_out, sums + t * plan.weight_size);
+                    depthwise_outer<S>(s.c_out, list, n, features, grad_out, sums + t * plan.weight_size);
                 } else {
-                    outer_tap<S>(s, pairs, first, last, features, grad_out, lines.data, sums + t * plan.weight_size);
+                    outer_tap<S>(layout, s, list, n, features, grad_out, wide.data, sums + t * plan.weight_size);
                 }
             }
         }

@@ -1,81 +1,109 @@
 // SPDX-FileCopyrightText: 2026 The sparseconv authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The register tile of gather_gemm: R gathered rows times a panel of NV registers of output channels.
+// The register tile of gather_gemm: R gathered rows times a panel of NV registers of output channels. Rows are read in place, by
+// broadcast loads.
 #pragma once
 
 #include "blocking.h"
 
 namespace sparseconv::SPARSECONV_ISA {
 
-// Where a tile's sums go: row r of the tile is added to out + row_index(r) * stride, `columns` elements of it.
+// What the tiles of one panel of one tap share.
 template <class A>
-struct TileOut {
-    A* out;
-    const int32_t* index;  // out rows of the tile's pairs, every second int
-    int64_t first;         // out row that `out` points at
-    int64_t stride;
-    int64_t columns;
+struct Panel {
+    const A* x;  // input rows, at the first input channel of the panel
+    int64_t x_stride;
+    const A* weight;  // [k][NV registers]
+    int64_t k;
+    const A* start;  // what the sums begin with: the output rows, or one row for all with a stride of 0
+    int64_t start_stride;
+    A* out;  // output rows, at the first output channel of the panel
+    int64_t out_stride;
+    int64_t columns;  // output channels, at most NV registers
 };
 
-// acc[r, :] = sum over k ascending of lines[r, k] * weight[k, :], from zero; then out += acc. Each element is a single chain of
-// fused multiply-adds, so a row's bits do not depend on the tile, the register width or the rows beside it.
-template <class A, int R, int NV>
-void tile(const A* lines, const A* weight, int64_t k, const TileOut<A>& to) {
+// out[pair's out row] = start + x[pair's in row] * weight for `count` tiles of R pairs. Each sum is one chain of fused multiply-adds in
+// the order of the input channels that begins with what is in `out`, so a row's bits depend neither on the tile, nor on the
+// register width, nor on the rows beside it, nor on where the input channels are cut.
+//
+// K > 0 fixes the number of input channels, which leaves no loop over them: it is the loop's overhead that limits few channels.
+template <class A, int R, int NV, int K, bool Whole, bool Prefetch>
+void run_tiles(const Panel<A>& panel, const Pair* pairs, int64_t count) {
     using V = Simd<A>;
     constexpr int line = kLine<A>;
-    typename V::Reg acc[R][NV];
+    const auto [x, x_stride, weight, k, start, start_stride, out, out_stride, columns] =
+        panel;                                                // stores to `out` cannot change a copy
+    constexpr int held = kWide && K * NV <= 16 ? K * NV : 0;  // weights that stay in registers
+    typename V::Reg kept[held > 0 ? held : 1];
     SPARSECONV_UNROLL
-    for (int r = 0; r < R; ++r) {
-        SPARSECONV_UNROLL
-        for (int v = 0; v < NV; ++v) acc[r][v] = V::zero();
-    }
-    const auto step = [&](const A* a, const A* w) __attribute__((always_inline)) {
-        typename V::Reg ws[NV];
-        SPARSECONV_UNROLL
-        for (int v = 0; v < NV; ++v) ws[v] = V::load(w + v * V::width);
+    for (int i = 0; i < held; ++i) kept[i] = V::load(weight + i * V::width);
+    for (; count > 0; --count, pairs += R) {
+        typename V::Reg acc[R][NV];
+        const A* rows[R];
         SPARSECONV_UNROLL
         for (int r = 0; r < R; ++r) {
-            const typename V::Reg x = V::broadcast(a + r * line);
-            SPARSECONV_UNROLL
-            for (int v = 0; v < NV; ++v) acc[r][v] = V::fma(x, ws[v], acc[r][v]);
-        }
-    };
-    for (; k >= line; k -= line, lines += Tiling<A>::chunk * line) {
-        for (int i = 0; i < line; i += 4, weight += 4 * NV * V::width) {
-            step(lines + i, weight);
-            step(lines + i + 1, weight + NV * V::width);
-            step(lines + i + 2, weight + 2 * NV * V::width);
-            step(lines + i + 3, weight + 3 * NV * V::width);
-        }
-    }
-    for (int64_t i = 0; i < k; ++i, weight += NV * V::width) step(lines + i, weight);
-
-    if (to.columns == NV * V::width) {
-        SPARSECONV_UNROLL
-        for (int r = 0; r < R; ++r) {
-            A* out = to.out + (to.index[2 * r] - to.first) * to.stride;
-            SPARSECONV_UNROLL
-            for (int v = 0; v < NV; ++v) V::store(out + v * V::width, V::add(V::load(out + v * V::width), acc[r][v]));
-        }
-    } else {
-        SPARSECONV_UNROLL
-        for (int r = 0; r < R; ++r) {
-            A* out = to.out + (to.index[2 * r] - to.first) * to.stride;
+            rows[r] = x + pairs[r].in * x_stride;
+            asm("" : "+r"(rows[r]));  // a pointer, not base + index: an operand with an index costs one more micro-operation
+            const A* from = start + pairs[r].out * start_stride;
             SPARSECONV_UNROLL
             for (int v = 0; v < NV; ++v) {
-                const int64_t n = max_of(0, min_of(to.columns - v * V::width, V::width));
-                V::store_part(out + v * V::width, V::add(V::load_part(out + v * V::width, n), acc[r][v]), n);
+                acc[r][v] = Whole || v + 1 < NV ? V::load(from + v * V::width)
+                                                : V::load_part(from + v * V::width, columns - v * V::width);
+            }
+        }
+        const A* w = weight;
+        const auto step = [&](int64_t i) __attribute__((always_inline)) {
+            typename V::Reg ws[NV];
+            SPARSECONV_UNROLL
+            for (int v = 0; v < NV; ++v) ws[v] = held > 0 ? kept[i * NV + v] : V::load(w + v * V::width);
+            w += NV * V::width;
+            SPARSECONV_UNROLL
+            for (int r = 0; r < R; ++r) {
+                const typename V::Reg value = V::broadcast(rows[r] + i);
+                SPARSECONV_UNROLL
+                for (int v = 0; v < NV; ++v) acc[r][v] = V::fma(value, ws[v], acc[r][v]);
+            }
+        };
+        if constexpr (K > 0) {
+            SPARSECONV_UNROLL
+            for (int i = 0; i < K; ++i) step(i);
+        } else {
+            int64_t i = 0;
+            for (; i + line <= k; i += line) {
+                if (Prefetch && count > 1) {  // a line of each of the next tile's rows, spread over this tile's work
+                    SPARSECONV_UNROLL
+                    for (int r = 0; r < R; ++r) __builtin_prefetch(x + pairs[R + r].in * x_stride + i);
+                    if (i < NV * V::width) {
+                        SPARSECONV_UNROLL
+                        for (int r = 0; r < R; ++r) __builtin_prefetch(out + pairs[R + r].out * out_stride + i, 1);
+                    }
+                }
+                SPARSECONV_UNROLL
+                for (int u = 0; u < line; ++u) step(i + u);
+            }
+            for (; i < k; ++i) step(i);
+        }
+        SPARSECONV_UNROLL
+        for (int r = 0; r < R; ++r) {
+            A* to = out + pairs[r].out * out_stride;
+            SPARSECONV_UNROLL
+            for (int v = 0; v < NV; ++v) {
+                if (Whole || v + 1 < NV) {
+                    V::store(to + v * V::width, acc[r][v]);
+                } else {
+                    V::store_part(to + v * V::width, acc[r][v], columns - v * V::width);
+                }
             }
         }
     }
 }
 
 template <class A>
-using TileFunction = void (*)(const A*, const A*, int64_t, const TileOut<A>&);
+using TileFunction = void (*)(const Panel<A>&, const Pair*, int64_t);
 
-// Tiles of 1 .. Most rows.
-template <class A, int NV, int Most>
+// Tiles of 1 .. Most rows without prefetching, for the end of a list of pairs and for panels that end within a register.
+template <class A, int NV, bool Whole, int Most>
 struct Tiles {
     TileFunction<A> of[Most + 1] = {};
     constexpr Tiles() { fill<1>(); }
@@ -83,32 +111,41 @@ struct Tiles {
    private:
     template <int R>
     constexpr void fill() {
-        of[R] = &tile<A, R, NV>;
+        of[R] = &run_tiles<A, R, NV, 0, Whole, false>;
         if constexpr (R < Most) fill<R + 1>();
     }
 };
 
-// Adds `pairs` gathered rows times one panel to out, in tiles of nearly equal height (so that no tile is one row high, which would
-// wait on the latency of its additions).
-template <class A, int NV, int Most>
-SPARSECONV_INLINE void run_tiles(const A* lines, int64_t pairs, const A* weight, int64_t k, TileOut<A> to) {
-    static constexpr Tiles<A, NV, Most> tiles;
-    int64_t count = ceil_div(pairs, Most);
-    for (int64_t done = 0; done < pairs; --count) {
-        const int64_t rows = ceil_div(pairs - done, count);
-        tiles.of[rows](lines + done * kLine<A>, weight, k, to);
-        done += rows;
-        to.index += 2 * rows;
+template <class A, int NV>
+void run_pairs(const Panel<A>& panel, const Pair* pairs, int64_t n) {
+    constexpr int R = Tiling<A>::rows(NV);
+    static constexpr Tiles<A, NV, true, R - 1> whole;
+    static constexpr Tiles<A, NV, false, R> partial;
+    const int64_t full = n / R, rest = n % R;
+    if (panel.columns == NV * Simd<A>::width) {
+        if (panel.k == 16) {
+            run_tiles<A, R, NV, 16, true, false>(panel, pairs, full);
+        } else if (panel.k == 32) {
+            run_tiles<A, R, NV, 32, true, false>(panel, pairs, full);
+        } else {
+            run_tiles<A, R, NV, 0, true, true>(panel, pairs, full);
+        }
+        if (rest > 0) whole.of[rest](panel, pairs + full * R, 1);
+    } else {
+        partial.of[R](panel, pairs, full);
+        if (rest > 0) partial.of[rest](panel, pairs + full * R, 1);
     }
 }
 
+// The same for a panel of `registers`.
 template <class A>
-SPARSECONV_INLINE void run_panel(const A* lines, int64_t pairs, const A* weight, int64_t k, const TileOut<A>& to) {
-    if (to.columns > Simd<A>::width) {
-        run_tiles<A, 2, Tiling<A>::rows2>(lines, pairs, weight, k, to);
-    } else {
-        run_tiles<A, 1, Tiling<A>::rows1>(lines, pairs, weight, k, to);
+SPARSECONV_INLINE void run_pairs(int64_t registers, const Panel<A>& panel, const Pair* pairs, int64_t n) {
+    if (registers == 1) return run_pairs<A, 1>(panel, pairs, n);
+    if constexpr (Tiling<A>::most_registers > 2) {
+        if (registers == 3) return run_pairs<A, 3>(panel, pairs, n);
+        if (registers == 4) return run_pairs<A, 4>(panel, pairs, n);
     }
+    run_pairs<A, 2>(panel, pairs, n);
 }
 
 }  // namespace sparseconv::SPARSECONV_ISA

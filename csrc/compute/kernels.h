@@ -14,14 +14,17 @@ namespace sparseconv {
 // Storage type of features, weights, biases, gradients. f32 and bf16 accumulate in float, f64 in double.
 enum class Scalar { f32, f64, bf16 };
 
-// The pairs of a kernel map: an int32 [P, 2] array whose columns are (in row, out row) for in_column = 0 and the reverse for
-// in_column = 1. Pairs [tap_offsets[t], tap_offsets[t + 1]) belong to tap t and are sorted by the OUT row, at most one pair per
-// out row and tap.
+// One pair of a kernel map.
+struct Pair {
+    int32_t in, out;
+};
+
+// The pairs of a kernel map. Pairs [tap_offsets[t], tap_offsets[t + 1]) belong to tap t and are sorted by the out row, at most
+// one pair per out row and tap.
 struct Pairs {
-    const int32_t* data;
+    const Pair* data;
     const int64_t* tap_offsets;  // [taps + 1]
     int64_t taps;
-    int in_column;
 };
 
 // A weight in any layout: element (tap, group, in, out) lies at data[tap*w.tap + group*w.group + in*w.in + out*w.out].

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The sparseconv authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The packed weight: [tap][group][panel][c_in / groups][columns of the panel], in the accumulation type. A panel has two
-// registers of columns, the last one a single register where that suffices; columns beyond c_out are zero.
+// The packed weight: [tap][group][panel][c_in / groups][columns of the panel], in the accumulation type. The registers of columns
+// are spread evenly over as few panels as hold them; columns beyond c_out are zero.
 #pragma once
 
 #include "blocking.h"
@@ -11,15 +11,20 @@ namespace sparseconv::SPARSECONV_ISA {
 
 template <class A>
 struct PackedWeight {
-    int64_t k, columns, padded;  // of one group
+    static constexpr int width = Simd<A>::width;
+    int64_t k, columns, all_registers, panels;  // of one group
 
     explicit PackedWeight(const ConvShape& s)
-        : k(s.c_in / s.groups), columns(s.c_out / s.groups), padded(round_up(columns, Simd<A>::width)) {}
-    int64_t panels() const { return ceil_div(padded, Tiling<A>::panel); }
-    int64_t panel_columns(int64_t p) const { return min_of(Tiling<A>::panel, columns - p * Tiling<A>::panel); }
-    int64_t panel_stride(int64_t p) const { return min_of(Tiling<A>::panel, padded - p * Tiling<A>::panel); }
-    int64_t panel_offset(int64_t p) const { return p * Tiling<A>::panel * k; }
-    int64_t group_size() const { return k * padded; }
+        : k(s.c_in / s.groups),
+          columns(s.c_out / s.groups),
+          all_registers(ceil_div(columns, width)),
+          panels(ceil_div(all_registers, Tiling<A>::most_registers)) {}
+    int64_t first_register(int64_t p) const { return all_registers * p / panels; }
+    int64_t registers(int64_t p) const { return first_register(p + 1) - first_register(p); }
+    int64_t first_column(int64_t p) const { return first_register(p) * width; }
+    int64_t panel_columns(int64_t p) const { return min_of(registers(p) * width, columns - first_column(p)); }
+    int64_t panel_offset(int64_t p) const { return first_column(p) * k; }
+    int64_t group_size() const { return k * all_registers * width; }
 };
 
 SPARSECONV_INLINE bool is_depthwise(const ConvShape& s) { return s.groups > 1 && s.groups == s.c_in && s.groups == s.c_out; }
@@ -40,13 +45,12 @@ void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight&
         return;
     }
     const PackedWeight<Acc<S>> layout(s);
-    const int64_t panels = layout.panels();
     for_each_block(cpu, taps * s.groups, [&](int64_t tg) {
         const S* from = data + tg / s.groups * weight.tap + tg % s.groups * weight.group;
-        for (int64_t p = 0; p < panels; ++p) {
-            const int64_t columns = layout.panel_columns(p), stride = layout.panel_stride(p);
+        for (int64_t p = 0; p < layout.panels; ++p) {
+            const int64_t columns = layout.panel_columns(p), stride = layout.registers(p) * layout.width;
             Acc<S>* to = packed + tg * layout.group_size() + layout.panel_offset(p);
-            const S* panel = from + p * Tiling<Acc<S>>::panel * weight.out;
+            const S* panel = from + layout.first_column(p) * weight.out;
             for (int64_t i = 0; i < layout.k; ++i, to += stride) {
                 for (int64_t j = 0; j < columns; ++j) to[j] = widen(panel[i * weight.in + j * weight.out]);
                 for (int64_t j = columns; j < stride; ++j) to[j] = 0;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The sparseconv authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What all kernels over a map share: the loop over blocks, where a block's pairs lie, and the copy of a few rows into cache lines.
+// What all kernels over a map share: the loop over blocks, and where a block's pairs lie.
 #pragma once
 
 #include "kernels.h"
@@ -32,8 +32,14 @@ SPARSECONV_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 SPARSECONV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 SPARSECONV_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-SPARSECONV_INLINE int64_t in_row(const Pairs& pairs, int64_t p) { return pairs.data[2 * p + pairs.in_column]; }
-SPARSECONV_INLINE int64_t out_row(const Pairs& pairs, int64_t p) { return pairs.data[2 * p + 1 - pairs.in_column]; }
+// p + elements where the result alone need not lie in an array: the address that row 0 would have.
+template <class T>
+SPARSECONV_INLINE T* shifted(T* p, int64_t elements) {
+    return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(p) + elements * static_cast<int64_t>(sizeof(T)));
+}
+
+SPARSECONV_INLINE int64_t in_row(const Pairs& pairs, int64_t p) { return pairs.data[p].in; }
+SPARSECONV_INLINE int64_t out_row(const Pairs& pairs, int64_t p) { return pairs.data[p].out; }
 
 // Where the pairs of each (block of out rows, tap) begin: [block][tap], with one more row for the end. Found by galloping from
 // block to block, since a binary search over all pairs of a tap costs 100 ns in cache misses (15 % of a forward at C = 16).
@@ -78,34 +84,12 @@ struct BlockPairs {
     Scratch<int64_t> begins;
 };
 
-SPARSECONV_INLINE void prefetch_row(const void* row, int64_t bytes) {
-    const char* p = static_cast<const char*>(row);
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
-}
-
-// Copies columns [column, column + k) of n rows into cache lines: line l of row r is at lines + (l * Rows + r) * kLine. The last
-// line is filled up with zeros. `row_of(r)` is the row's number.
-template <int Rows, class S, class RowOf>
-SPARSECONV_INLINE void copy_rows(const S* x, int64_t c, int64_t column, int64_t k, int64_t n, const RowOf& row_of,
-                                 Acc<S>* lines) {
-    using V = Simd<Acc<S>>;
-    constexpr int line = kLine<Acc<S>>;
-    for (int64_t r = 0; r < n; ++r) {
-        const S* from = x + row_of(r) * c + column;
-        Acc<S>* to = lines + r * line;
-        int64_t left = k;
-        for (; left >= line; left -= line, from += line, to += Rows * line) {
-            SPARSECONV_UNROLL
-            for (int i = 0; i < line; i += V::width) V::store(to + i, load_wide<S>(from + i));
-        }
-        if (left > 0) {
-            SPARSECONV_UNROLL
-            for (int i = 0; i < line; i += V::width) {
-                const int64_t lanes = max_of(0, min_of(left - i, V::width));
-                V::store(to + i, load_wide_part<S>(from + i, lanes));
-            }
-        }
-    }
+// The pairs of a list of n, sorted by the out row, whose out row lies below `row`.
+SPARSECONV_INLINE int64_t count_below(const Pair* list, int64_t n, int64_t row) {
+    int64_t at = 0;
+    while (at + 8 <= n && list[at + 7].out < row) at += 8;  // a line at a time: the lines are needed next anyway
+    while (at < n && list[at].out < row) ++at;
+    return at;
 }
 
 }  // namespace sparseconv::SPARSECONV_ISA

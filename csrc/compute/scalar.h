@@ -80,4 +80,12 @@ SPARSECONV_INLINE void narrow_row(const Acc<S>* x, int64_t n, S* y) {
     for (int64_t i = 0; i < n; ++i) narrow(x[i], y[i]);
 }
 
+// n elements from storage to accumulators.
+template <class S>
+SPARSECONV_INLINE void widen_row(const S* x, int64_t n, Acc<S>* y) {
+    using V = Simd<Acc<S>>;
+    for (; n >= V::width; n -= V::width, x += V::width, y += V::width) V::store(y, load_wide<S>(x));
+    for (int64_t i = 0; i < n; ++i) y[i] = widen(x[i]);
+}
+
 }  // namespace sparseconv::SPARSECONV_ISA

@@ -25,9 +25,9 @@ namespace {
 
 struct Map {
     int64_t n = 0;
-    std::vector<int32_t> data;
+    std::vector<Pair> data;
     std::vector<int64_t> offsets{0};
-    Pairs pairs() const { return {data.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1, 0}; }
+    Pairs pairs() const { return {data.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1}; }
 };
 
 Map submanifold_map(const char* path, double voxel) {
@@ -53,10 +53,10 @@ Map submanifold_map(const char* path, double voxel) {
         int32_t out = 0;
         for (const auto& [x, y, z] : cells) {
             const auto found = rows.find(key(x + tap / 9 - 1, y + tap / 3 % 3 - 1, z + tap % 3 - 1));
-            if (found != rows.end()) map.data.insert(map.data.end(), {found->second, out});
+            if (found != rows.end()) map.data.push_back({found->second, out});
             ++out;
         }
-        map.offsets.push_back(static_cast<int64_t>(map.data.size() / 2));
+        map.offsets.push_back(static_cast<int64_t>(map.data.size()));
     }
     return map;
 }
