@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Usage: python benchmarks/throughput.py [maps] [conv] [network] [--scan PATH@0.05] [--against spconv,torch] ...
+
+Measures this package beside other engines. `--help` names the options; docs/benchmarks.md says how to read the results.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import suite_conv
+import suite_maps
+import torch
+from engines import DenseEngine, Engine, Ours, TorchEngine
+from machine import describe
+from report import Report
+from scans import Scan, open_scan
+from settings import Settings, parse
+
+
+def load_engines(settings: Settings) -> tuple[list[Engine], list[str]]:
+    """Ours and the peers asked for that can be imported; a sentence for each that cannot."""
+    engines: list[Engine] = [Ours()]
+    missing = []
+    for peer in settings.against:
+        try:
+            if peer == "spconv":
+                if settings.threads > 1:
+                    missing.append("spconv is left out: its CPU results are wrong with more than one thread.")
+                    continue
+                from spconv_engine import SpconvEngine
+
+                engines.append(SpconvEngine())
+            elif peer == "minkowski":
+                from minkowski_engine import MinkowskiEngine
+
+                engines.append(MinkowskiEngine())
+            else:
+                engines.append(TorchEngine() if peer == "torch" else DenseEngine())
+        except ImportError as error:
+            missing.append(f"{peer} is left out: it cannot be imported ({error}).")
+    return engines, missing
+
+
+def load_scans(settings: Settings) -> list[Scan]:
+    """All scans; exits with a message for one that cannot be read."""
+    try:
+        return [scan for name in settings.scans for scan in open_scan(name, settings.voxel)]
+    except (OSError, ValueError, ImportError) as error:
+        raise SystemExit(f"throughput.py: {error}") from error
+
+
+def as_plain(settings: Settings) -> dict[str, Any]:
+    """The settings for the JSON file, without the paths of this machine."""
+    plain = asdict(settings)
+    for path in ("json", "markdown", "plot", "output", "scans", "machine"):
+        del plain[path]
+    plain["options"]["dtype"] = str(settings.options.dtype).removeprefix("torch.")
+    return plain
+
+
+def main(arguments: Sequence[str] | None = None) -> Report:
+    """Runs what the command line asks for."""
+    settings = parse(arguments)
+    torch.set_num_threads(settings.threads)
+    if settings.options.device != "cpu":
+        raise SystemExit(
+            f"throughput.py: the core runs on the CPU only, got --device {settings.options.device}"
+        )
+    engines, missing = load_engines(settings)
+    scans = load_scans(settings)
+    machine = describe(settings.machine, {e.name: e.version() for e in engines})
+    report = Report(machine, {**as_plain(settings), "scans": [s.label for s in scans]})
+    for sentence in missing:
+        report.note(sentence)
+    if "maps" in settings.suites:
+        suite_maps.run(scans, engines, settings, report)
+    if "conv" in settings.suites:
+        suite_conv.run(scans, engines, settings, report)
+    report.show()
+    if settings.json:
+        report.write_json(settings.json)
+    if settings.markdown:
+        report.write_markdown(settings.markdown)
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main().disagreements else 0)
