@@ -51,12 +51,17 @@ class Check:
 
 
 def row_of(
-    place: tuple[str, str, str], case: str, threads: int, timings: Timings, engines: Iterable[str]
+    place: tuple[str, str, str],
+    case: str,
+    threads: int,
+    timings: Timings,
+    engines: Iterable[str],
+    base: str = OURS,
 ) -> Row:
-    """A row from timings: the engines' milliseconds, and ours against each of the others; place = suite, part, scan."""
+    """A row from timings: the engines' milliseconds, and `base` against each of the others; place = suite, part, scan."""
     names = list(engines)
     milliseconds = {name: Spread.of(timings.seconds[name]).scaled(1e3) for name in names}
-    faster = {name: ratios(timings, name, OURS) for name in names if name != OURS and OURS in names}
+    faster = {name: ratios(timings, name, base) for name in names if name != base}
     return Row(*place, case, threads, milliseconds, faster)
 
 
@@ -78,8 +83,10 @@ class Report:
         self.rows.append(row)
         times = ", ".join(f"{name} {_time(s)}" for name, s in row.milliseconds.items())
         faster = ", ".join(f"{s.median:.2f}x {name}" for name, s in row.times_faster.items())
-        share = row.numbers.get("% of FMA peak")
-        extra = "" if share is None else f", {share:.0f} % of FMA peak"
+        said = ("% of FMA peak", "% of byte floor", "FMA peak, times one thread")
+        extra = "".join(f", {_number(row.numbers[name])} {name}" for name in said if name in row.numbers)
+        if not row.milliseconds:
+            times = ", ".join(f"{name} {_number(value)}" for name, value in row.numbers.items())
         head = f"{row.scan} | {row.case}, {row.part.rsplit(', ')[-1]}"
         self.console.print(f"{head}: {times}{'; ' if faster else ''}{faster}{extra}", markup=False)
 
@@ -144,11 +151,12 @@ class Report:
         if not console.is_terminal:
             console = Console(highlight=False, width=200)
         for title, header, cells in self.tables():
+            shown = [i for i, name in enumerate(header) if name not in ("rows", "pairs", "FMA peak GFLOP/s")]
             table = Table(title=title, title_justify="left")
-            for i, name in enumerate(header):
-                table.add_column(name, justify="left" if i < 1 else "right")
+            for i in shown:
+                table.add_column(header[i], justify="left" if i < 1 else "right")
             for row in cells:
-                table.add_row(*row)
+                table.add_row(*(row[i] for i in shown))
             console.print(table)
         for note in self.notes:
             console.print(f"- {note}", markup=False)

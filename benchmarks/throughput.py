@@ -7,13 +7,19 @@ Measures this package beside other engines. `--help` names the options; docs/ben
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import memory
+import overhead
+import scaling
 import suite_conv
 import suite_maps
+import suite_network
 import torch
 from engines import DenseEngine, Engine, Ours, TorchEngine
 from machine import describe
@@ -54,6 +60,23 @@ def load_scans(settings: Settings) -> list[Scan]:
         raise SystemExit(f"throughput.py: {error}") from error
 
 
+def check_spconv_threads(scans: list[Scan], report: Report) -> None:
+    """Says what spconv's CPU build computes with two threads, on the largest scan."""
+    from spconv_engine import rows_wrong_with_two_threads
+
+    scan = max(scans, key=len)
+    rows, worst = rows_wrong_with_two_threads(scan)
+    report.note(
+        f"spconv with two threads, {len(rows)} runs of SubM k3 32->32 on {scan.label}: {', '.join(map(str, rows))} of "
+        f"{len(scan)} rows differ from its own one-thread result, by up to {worst:.2g}"
+        + (
+            "; so it is compared on one thread."
+            if any(rows)
+            else "; none did this time. Its scatter-add has a data race."
+        )
+    )
+
+
 def as_plain(settings: Settings) -> dict[str, Any]:
     """The settings for the JSON file, without the paths of this machine."""
     plain = asdict(settings)
@@ -77,16 +100,52 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     report = Report(machine, {**as_plain(settings), "scans": [s.label for s in scans]})
     for sentence in missing:
         report.note(sentence)
+    names = [e.name for e in engines]
     if "maps" in settings.suites:
         suite_maps.run(scans, engines, settings, report)
+        scaling.threads_maps(scans, settings, report)
+        scaling.sizes(settings, report)
     if "conv" in settings.suites:
         suite_conv.run(scans, engines, settings, report)
+        scaling.threads_conv(scans, settings, report)
+        scaling.bfloat16(scans, settings, report)
+        overhead.run(names, settings, report)
+        memory.run(scans, names, settings, report)
+    if "network" in settings.suites:
+        suite_network.run(scans, names, settings, report)
+    if "spconv" in names:
+        check_spconv_threads(scans, report)
+    report.machine["load_after"] = round(os.getloadavg()[0], 2)
+    if report.machine["load_before"] > 0.5:
+        report.note(
+            f"Other programs were running when this began (load {report.machine['load_before']}): times may be too long, "
+            "most of all those of two threads."
+        )
     report.show()
-    if settings.json:
-        report.write_json(settings.json)
-    if settings.markdown:
-        report.write_markdown(settings.markdown)
+    write(report, settings)
     return report
+
+
+def write(report: Report, settings: Settings) -> None:
+    """The files that were asked for."""
+    stem = re.sub(
+        r"[^a-z0-9]+", "-", f"{report.machine['name']} {report.machine['instruction_set']}".lower()
+    ).strip("-")
+    pictures = []
+    folder = settings.plot or settings.output
+    if folder:
+        from plots import draw
+
+        pictures = draw(report, folder, stem)
+    for file, suffix in ((settings.json, ".json"), (settings.markdown, ".md")):
+        path = file or (settings.output / f"{stem}{suffix}" if settings.output else None)
+        if path is None:
+            continue
+        if suffix == ".json":
+            report.write_json(path)
+        else:
+            report.write_markdown(path, pictures if folder == path.parent else ())
+        report.console.print(f"wrote {path}", markup=False)
 
 
 if __name__ == "__main__":
