@@ -19,6 +19,7 @@ import sparseconv
 COPY_BYTES = (
     256 << 20
 )  # of the source, and again of the target: more than most last-level caches hold together
+QUICK_COPY_BYTES = 64 << 20
 GEMM_ROWS = 1 << 15
 
 
@@ -67,7 +68,7 @@ class Rulers:
         self._gemm_flops = 2.0 * GEMM_ROWS * c_in * c_out
         self.tasks[self.GEMM] = Task(lambda: torch.mm(a, b, out=out))
 
-    def add_copy(self, size: int = COPY_BYTES) -> None:
+    def add_copy(self, size: int) -> None:
         """A copy between two arrays of `size` bytes."""
         source, target = torch.zeros(size // 4), torch.zeros(size // 4)
         self._copy_bytes = 2.0 * size

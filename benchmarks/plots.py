@@ -15,6 +15,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from report import Report, Row
+from settings import PEERS
+from timing import Spread
 
 WIDTH, DPI = 11.0, 90
 
@@ -26,49 +28,58 @@ def draw(report: Report, folder: Path, stem: str) -> list[Path]:
     for suite in ("maps", "conv", "network"):
         rows = [r for r in report.rows if r.suite == suite and _peers(r)]
         if rows:
-            drawn.append(
-                _save(folder / f"{stem}-{suite}.png", lambda axes, r=rows: _bars(axes, r), len(rows))
-            )
+            bars = sum(len(_peers(r)) for r in rows)
+            drawn.append(_save(folder / f"{stem}-{suite}.png", partial(_bars, rows=rows), 0.14 * bars))
     square = [r for r in report.rows if r.part == "submanifold, equal channels, forward"]
     if square:
-        drawn.append(_save(folder / f"{stem}-peak.png", partial(_peak, rows=square), 14))
+        drawn.append(_save(folder / f"{stem}-peak.png", partial(_peak, rows=square), 4))
     sizes = [r for r in report.rows if r.part.startswith("scale")]
     if sizes:
-        drawn.append(_save(folder / f"{stem}-scale.png", partial(_sizes, rows=sizes), 14))
+        drawn.append(_save(folder / f"{stem}-scale.png", partial(_sizes, rows=sizes), 4))
     return drawn
 
 
-def _save(path: Path, body: Callable[[Axes], None], rows: int) -> Path:
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.24 * rows))
+def _save(path: Path, body: Callable[[Axes], None], height: float) -> Path:
+    figure, axes = plt.subplots(figsize=(WIDTH, 2 + height))
     body(axes)
-    figure.tight_layout()
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
     plt.close(figure)
     return path
 
 
 def _peers(row: Row) -> list[str]:
     """Other engines in a row; our own variants are none."""
-    return [p for p in row.times_faster if p in ("spconv", "torch", "dense", "minkowski")]
+    return [p for p in row.times_faster if p in PEERS]
+
+
+def _case(row: Row) -> str:
+    """The case with what was run on it, and the order of rows where it is not the usual one."""
+    _, comma, kind = row.part.rpartition(", ")
+    what = f", {kind}" if comma and kind not in ("gradients recorded",) else ""
+    return f"{row.case}{what}{', scan order' if row.scan.endswith(', scan order') else ''}"
 
 
 def _bars(axes: Axes, rows: list[Row]) -> None:
-    names = list(dict.fromkeys(p for r in rows for p in _peers(r)))
-    height = 0.8 / len(names)
-    for i, name in enumerate(names):
-        have = [(y, r.times_faster[name]) for y, r in enumerate(rows) if name in r.times_faster]
-        places = [y + (i - (len(names) - 1) / 2) * height for y, _ in have]
-        middle = [s.median for _, s in have]
+    """A group per case, in it a bar per scan and peer."""
+    values: dict[str, dict[str, Spread]] = {}
+    for row in rows:
+        for peer in _peers(row):
+            series = f"{peer}, {row.scan.removesuffix(', scan order')}"
+            values.setdefault(series, {})[_case(row)] = row.times_faster[peer]
+    cases = list(dict.fromkeys(_case(r) for r in rows))
+    height = 0.85 / len(values)
+    for i, (series, found) in enumerate(values.items()):
+        have = [(y, found[case]) for y, case in enumerate(cases) if case in found]
+        places = [y + (i - (len(values) - 1) / 2) * height for y, _ in have]
         error = [[s.median - s.q1 for _, s in have], [s.q3 - s.median for _, s in have]]
-        axes.barh(places, middle, height, xerr=error, label=name, error_kw={"elinewidth": 0.8})
-    short = (f"{r.scan} | {r.case}{', + gradients' if 'gradients' in r.part else ''}" for r in rows)
-    training = (", training" if "training" in r.part else "" for r in rows)
-    axes.set_yticks(range(len(rows)), [a + b for a, b in zip(short, training, strict=True)], fontsize=7)
+        middle = [s.median for _, s in have]
+        axes.barh(places, middle, height, xerr=error, label=series, error_kw={"elinewidth": 0.8})
+    axes.set_yticks(range(len(cases)), cases, fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("times longer than sparseconv (median of paired rounds, quartiles)")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
 
 
 def _peak(axes: Axes, rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ import torch
 from checks import agree
 from engines import Engine, Runner, TorchEngine, UnsupportedError, map_of
 from layers import Layer, other_layers, square_layers
-from machine import Rulers
+from machine import COPY_BYTES, QUICK_COPY_BYTES, Rulers
 from report import OURS, Report, Row, row_of
 from scans import Scan
 from settings import Settings
@@ -56,7 +56,7 @@ def measure(
             rulers.add_gemm(layer.c_in, layer.c_out)
         bytes_bound = factor == 1 and (layer.groups > 1 or layer.c_in < 16)
         if bytes_bound:
-            rulers.add_copy()
+            rulers.add_copy(QUICK_COPY_BYTES if settings.quick else COPY_BYTES)
         timings = interleave({**tasks, **rulers.tasks}, settings.budget)
         row = row_of(("conv", f"{part}, {name}", scan.label), layer.label, settings.threads, timings, tasks)
         add_ceilings(row, timings, rulers, factor * layer.flops(pairs))

@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     report.machine["load_after"] = round(os.getloadavg()[0], 2)
     if report.machine["load_before"] > 0.5:
         report.note(
-            f"Other programs were running when this began (load {report.machine['load_before']}): times may be too long, "
-            "most of all those of two threads."
+            f"The machine was not idle when this began (load {report.machine['load_before']}): if other programs ran, times "
+            "are too long, most of all those of two threads."
         )
     report.show()
     write(report, settings)
