@@ -94,8 +94,8 @@ class Engine:
         """A layer with this weight, [K, C_in / groups, C_out]; raises UnsupportedError."""
         raise NotImplementedError
 
-    def map_task(self, layer: Layer, scan: Scan) -> tuple[Task, int]:  # noqa: ARG002
-        """Building the map of a layer from nothing, and its number of output sites; raises UnsupportedError."""
+    def map_task(self, layer: Layer, scan: Scan, ours: sparseconv.KernelMap) -> tuple[Task, int]:  # noqa: ARG002
+        """Building the map of a layer from nothing, and how many of its pairs differ from ours; raises UnsupportedError."""
         raise UnsupportedError(f"{self.name} has no maps")
 
 
@@ -175,11 +175,6 @@ class Ours(Engine):
 
     def runner(self, layer: Layer, scan: Scan, weight: Tensor, options: Options) -> Runner:
         return OurRunner(layer, scan, weight, options)
-
-    def map_task(self, layer: Layer, scan: Scan) -> tuple[Task, int]:
-        kernel_map = map_of(layer, scan)
-        geometry = geometry_of(layer, scan)
-        return Task(lambda: sparseconv.build_kernel_map(scan.coords, **geometry)), kernel_map.n_out
 
 
 def geometry_of(layer: Layer, scan: Scan) -> dict[str, Any]:

@@ -24,6 +24,7 @@ STANDARD = (  # name, voxel size in metres
     ("kitti_odometry_00_000000.bin", 0.05),
     ("waymo_spconv_benchmark_pc.npz", 0.1),
 )
+SCAN_ORDER = ", scan order"  # ends the label of a scan whose rows are so
 GRID = 32  # cells along each axis of the dense grid: all are occupied
 
 
@@ -52,8 +53,10 @@ class Scan:
 
     def in_scan_order(self) -> Scan:
         """The same cells with the rows as a scanner sees them."""
+        if self.label.endswith(SCAN_ORDER):
+            return self
         n = len(self)
-        return Scan(f"{self.label}, scan order", self.coords[self.first_come], self.shape, torch.arange(n))
+        return Scan(self.label + SCAN_ORDER, self.coords[self.first_come], self.shape, torch.arange(n))
 
 
 def from_points(label: str, points: Points, voxel: float) -> Scan:

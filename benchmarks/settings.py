@@ -25,6 +25,7 @@ class Settings:
     suites: tuple[str, ...]
     scans: tuple[str, ...]
     voxel: float
+    scan_order: bool
     channels: tuple[int, ...]
     other_channels: int
     threads: int
@@ -55,6 +56,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         "simulated sweep and the real scans in ../shared/data or $SPARSECONV_DATA, where they exist (default)",
     )
     add("--voxel", type=float, default=0.1, help="metres, for scans that state none (default 0.1)")
+    add(
+        "--scan-order",
+        action="store_true",
+        help="rows as the scanner saw them, not in lexicographic order as voxelize makes them",
+    )
     add("--channels", default="16,32,64,96,128", help="of the SubM k3 layers (default %(default)s)")
     add(
         "--threads",
@@ -117,6 +123,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         suites=suites,
         scans=scans,
         voxel=given.voxel,
+        scan_order=given.scan_order,
         channels=channels,
         other_channels=16 if given.quick else 32,
         threads=given.threads,

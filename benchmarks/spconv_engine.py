@@ -91,9 +91,26 @@ class SpconvEngine(Engine):
             raise UnsupportedError("spconv: its native algorithm has no groups")
         return SpconvRunner(layer, scan, weight)
 
-    def map_task(self, layer: Layer, scan: Scan) -> tuple[Task, int]:
-        n_out = len(find_pairs(layer, scan)[0])
-        return Task(lambda: find_pairs(layer, scan)), n_out
+    def map_task(self, layer: Layer, scan: Scan, ours: sparseconv.KernelMap) -> tuple[Task, int]:
+        return Task(lambda: find_pairs(layer, scan)), differing_pairs(layer, scan, ours)
+
+
+def differing_pairs(layer: Layer, scan: Scan, ours: sparseconv.KernelMap) -> int:
+    """How many pairs (tap, output row, input row) are in one map only; of a SubM map spconv keeps the first half of the taps."""
+    coords, pairs, counts = find_pairs(layer, scan)
+    if len(coords) != ours.n_out:
+        return max(len(ours.pairs), 1)
+    place = lexicographic(coords).argsort() if layer.kind == "conv" else torch.arange(ours.n_out)
+    taps = (layer.taps - 1) // 2 if layer.kind == "subm" else layer.taps
+    keys = []
+    for tap, count in enumerate(counts.tolist()[:taps]):
+        rows = pairs[:, tap, :count].to(torch.int64)
+        keys.append((tap * ours.n_out + place[rows[1]]) * ours.n_in + rows[0])
+    theirs = torch.cat(keys).sort().values
+    own = ours.pairs[: int(ours.tap_offsets[taps])].to(torch.int64)
+    tap_of_pair = torch.arange(taps).repeat_interleave(ours.tap_offsets.diff()[:taps])
+    mine = ((tap_of_pair * ours.n_out + own[:, 1]) * ours.n_in + own[:, 0]).sort().values
+    return int((~torch.isin(theirs, mine)).sum() + (~torch.isin(mine, theirs)).sum())
 
 
 def rows_wrong_with_two_threads(scan: Scan, channels: int = 32, runs: int = 3) -> tuple[list[int], float]:

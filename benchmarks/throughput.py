@@ -55,9 +55,10 @@ def load_engines(settings: Settings) -> tuple[list[Engine], list[str]]:
 def load_scans(settings: Settings) -> list[Scan]:
     """All scans; exits with a message for one that cannot be read."""
     try:
-        return [scan for name in settings.scans for scan in open_scan(name, settings.voxel)]
+        scans = [scan for name in settings.scans for scan in open_scan(name, settings.voxel)]
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"throughput.py: {error}") from error
+    return [scan.in_scan_order() for scan in scans] if settings.scan_order else scans
 
 
 def check_spconv_threads(scans: list[Scan], report: Report) -> None:

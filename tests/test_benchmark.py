@@ -22,7 +22,7 @@ import suite_network
 import throughput
 import torch
 from checks import agree, difference
-from layers import Layer
+from layers import MAP_LAYERS, Layer
 from report import Check, Report
 
 HAS_SPCONV = importlib.util.find_spec("spconv") is not None
@@ -182,6 +182,19 @@ def test_each_result_is_compared(changed: str) -> None:
         bad.grad_weight = lambda: torch.zeros(27, 3, 5)  # type: ignore[method-assign]
     assert agree(report, "case", {"a": good, "b": bad}, features, grad) == ["a"]
     assert [c.what for c in report.disagreements] == [changed]
+
+
+@pytest.mark.skipif(not HAS_SPCONV, reason="spconv is not installed")
+@pytest.mark.parametrize("layer", MAP_LAYERS, ids=lambda layer: layer.geometry)
+def test_maps_that_disagree_are_noticed(layer: Layer) -> None:
+    from spconv_engine import differing_pairs
+
+    torch.set_num_threads(1)
+    scan = scans.from_points("points", points(0), 0.4)
+    ours = engines.map_of(layer, scan)
+    assert differing_pairs(layer, scan, ours) == 0
+    ours.pairs[0] = ours.pairs[1]
+    assert differing_pairs(layer, scan, ours) > 0
 
 
 def test_differences() -> None:
