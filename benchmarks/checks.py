@@ -43,13 +43,14 @@ def results(runner: Runner, features: Tensor, grad: Tensor) -> dict[str, Tensor]
 def agree(report: Report, case: str, runners: dict[str, Runner], features: Tensor, grad: Tensor) -> list[str]:
     """The engines whose results equal those of the first one, which is among them; checks go to the report."""
     first, *others = runners
+    tolerance = TOLERANCE_BFLOAT16 if runners[first].weight.dtype == torch.bfloat16 else TOLERANCE
     expected = results(runners[first], features, grad)
     good = [first]
     for name in others:
         got = results(runners[name], features, grad)
         right = True
         for what, value in expected.items():
-            right &= report.check(Check(case, name, what, difference(got[what], value), TOLERANCE))
+            right &= report.check(Check(case, name, what, difference(got[what], value), tolerance))
         if right:
             good.append(name)
     return good
