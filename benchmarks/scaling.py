@@ -35,6 +35,11 @@ def on_threads(threads: int, body: Callable[[], Any]) -> Task:
     return Task(lambda _: body(), lambda: torch.set_num_threads(threads))
 
 
+def extremes(scans: list[Scan]) -> list[Scan]:
+    """The smallest and the largest scan: enough for what compares us with ourselves."""
+    return list({scan.label: scan for scan in (min(scans, key=len), max(scans, key=len))}.values())
+
+
 def threads_conv(scans: list[Scan], settings: Settings, report: Report) -> None:
     """Two threads against one on SubM k3, and whether their results have the same bits."""
     for scan in scans if _two_cores(report) else ():

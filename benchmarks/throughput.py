@@ -104,12 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     names = [e.name for e in engines]
     if "maps" in settings.suites:
         suite_maps.run(scans, engines, settings, report)
-        scaling.threads_maps(scans, settings, report)
+        scaling.threads_maps(scaling.extremes(scans), settings, report)
         scaling.sizes(settings, report)
     if "conv" in settings.suites:
         suite_conv.run(scans, engines, settings, report)
-        scaling.threads_conv(scans, settings, report)
-        scaling.bfloat16(scans, settings, report)
+        scaling.threads_conv(scaling.extremes(scans), settings, report)
+        scaling.bfloat16(scaling.extremes(scans), settings, report)
         overhead.run(names, settings, report)
         memory.run(scans, names, settings, report)
     if "network" in settings.suites:
