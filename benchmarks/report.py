@@ -162,9 +162,14 @@ class Report:
             console.print(f"- {note}", markup=False)
 
     def write_json(self, path: Path) -> None:
-        """Writes the JSON file; makes its folder."""
+        """Writes the JSON file, a line for each row and check; makes its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_rounded(self.as_json()), indent=1) + "\n")
+        parts = []
+        for name, value in _rounded(self.as_json()).items():
+            lines = [json.dumps(entry) for entry in value] if isinstance(value, list) else []
+            body = "[\n" + ",\n".join(lines) + "\n]" if lines else json.dumps(value)
+            parts.append(f"{json.dumps(name)}: {body}")
+        path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
     def write_markdown(self, path: Path, pictures: Sequence[Path] = ()) -> None:
         """Writes the tables, the notes and links to the pictures beside the file."""
