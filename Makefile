@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # More words for pip, for example: make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
-# Arguments of the programs: make test PYTEST_ARGS="-k pool", make demo SCAN=scan.pcd, make bench SCAN=scan.bin
+# Arguments of the programs: make test PYTEST_ARGS="-k pool", make demo SCAN=scan.pcd, make bench BENCH_ARGS=--quick
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -40,10 +40,10 @@ ifeq ($(wildcard sparseconv/_cpu.*),)
 $(shell rm -f $(STAMPS)/core)
 endif
 
-.PHONY: help demo test lint format bench sanitize setup setup-dev clean distclean system
+.PHONY: help demo test lint format bench bench-native sanitize setup setup-dev clean distclean system
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: setup  ## Simulate scans, train a small network, label scans; SCAN=file labels a real one
 	$(PY) examples/demo.py $(if $(SCAN),--scan "$(SCAN)") $(DEMO_ARGS)
@@ -62,7 +62,10 @@ format: $(STAMPS)/dev  ## Format everything in place
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
-bench: setup-dev $(if $(SCAN),,build/simulated.bin)  ## Measure the kernels on a simulated scan; SCAN=file.bin on a real one
+bench: setup-dev  ## Measure beside spconv on simulated and real scans, about 12 minutes; BENCH_ARGS=--quick takes one
+	$(PY) benchmarks/throughput.py $(if $(SCAN),--scan "$(SCAN)") --output benchmarks/results $(BENCH_ARGS)
+
+bench-native: setup-dev $(if $(SCAN),,build/simulated.bin)  ## Measure the kernels without Python; SCAN=file.bin on a real scan
 	$(PY) setup.py -q build_tools
 	build/tools/bench_kernels "$(or $(SCAN),build/simulated.bin)" $(BENCH_ARGS)
 

@@ -5,7 +5,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import convert, functional, models, nn
-from ._config import show_config
+from ._config import fma_peak, show_config
 from .kernel_map import KernelMap, build_kernel_map
 from .tensor import SparseTensor, cat, collate, from_dense
 from .voxelize import devoxelize, voxelize
@@ -31,6 +31,7 @@ __all__ = [
     "collate",
     "convert",
     "devoxelize",
+    "fma_peak",
     "from_dense",
     "functional",
     "models",

@@ -113,9 +113,9 @@ def test_the_package_never_imports_its_plugins() -> None:
             assert not within(names, plugin), f"{module} imports {plugin}"
 
 
-def test_plugins_and_examples_use_public_names() -> None:
+def test_plugins_examples_and_benchmarks_use_public_names() -> None:
     internal = "_native _cpu _cuda sites geometry mapping kernel_map tensor ops gather_scatter".split()
-    for module, names in graph("datasets", "pruning", "examples").items():
+    for module, names in graph("datasets", "pruning", "examples", "benchmarks").items():
         for bad in internal:
             assert not within(names, f"sparseconv.{bad}"), f"{module} imports sparseconv.{bad}"
         private = [

@@ -19,5 +19,5 @@ done
 shopt -s nullglob
 scripts=("$root"/examples/*.py "$root"/benchmarks/*.py "$root"/tools/*.py)
 cd "$view"
-MYPYPATH=$view:$root/examples:$root/tools exec "$py" -m mypy --config-file "$root/pyproject.toml" \
+MYPYPATH=$view:$root/examples:$root/benchmarks:$root/tools exec "$py" -m mypy --config-file "$root/pyproject.toml" \
     --cache-dir "$root/.mypy_cache" sparseconv "${scripts[@]}"

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Interleaved timing: every round runs each task once, in one order (A B A B ...), so that a slow spell of the machine hits
+all of them; ratios are taken within rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is timed: `run(prepare())`, of which only `run` counts; without `prepare`, `run()`."""
+
+    run: Callable[..., Any]
+    prepare: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a measurement stops: after `rounds`, or after `seconds` once it has `least` rounds."""
+
+    rounds: int = 11
+    seconds: float = 3.0
+    least: int = 3
+
+
+@dataclass
+class Timings:
+    """Seconds per task, one entry for each round, and the names in the order they ran (warm-up rounds not included)."""
+
+    seconds: dict[str, list[float]]
+    order: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, quartiles, lowest value and number of samples."""
+
+    median: float
+    q1: float
+    q3: float
+    lowest: float
+    n: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        ordered = sorted(values)
+        return Spread(
+            median(ordered), _quantile(ordered, 0.25), _quantile(ordered, 0.75), ordered[0], len(ordered)
+        )
+
+    def scaled(self, factor: float) -> Spread:
+        """In another unit."""
+        return Spread(self.median * factor, self.q1 * factor, self.q3 * factor, self.lowest * factor, self.n)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def interleave(tasks: Mapping[str, Task], budget: Budget, *, warmup: int = 1) -> Timings:
+    """Times the tasks in rounds; garbage is collected between rounds and never during a run."""
+    timings = Timings({name: [] for name in tasks})
+    for _ in range(warmup):
+        for task in tasks.values():
+            _run(task)
+    start = time.perf_counter()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for done in range(budget.rounds):
+            if done >= budget.least and time.perf_counter() - start > budget.seconds:
+                break
+            gc.collect(0)
+            for name, task in tasks.items():
+                timings.seconds[name].append(_run(task))
+                timings.order.append(name)
+    finally:
+        if collecting:
+            gc.enable()
+    return timings
+
+
+def _run(task: Task) -> float:
+    if task.prepare is None:
+        start = time.perf_counter()
+        task.run()
+        return time.perf_counter() - start
+    argument = task.prepare()
+    start = time.perf_counter()
+    kept = task.run(argument)  # freed after the clock has stopped
+    seconds = time.perf_counter() - start
+    del kept
+    return seconds
+
+
+def ratios(timings: Timings, slow: str, fast: str) -> Spread:
+    """How many times longer `slow` took than `fast`, round by round."""
+    pairs = zip(timings.seconds[slow], timings.seconds[fast], strict=True)
+    return Spread.of([a / b for a, b in pairs])
