@@ -48,24 +48,23 @@ def group_taps(counts: list[int], waste: float = WASTE) -> list[TapGroup]:
 def conv(
     features: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int = 1
 ) -> Tensor:
-    """`functional.conv` by gather, torch.bmm over groups of taps, and a scatter in tap order."""
+    """`functional.conv` by gather, torch.bmm over groups of taps, and a scatter, group by group in a fixed order."""
     pairs = kernel_map.pairs.to(torch.int64)
     offsets = kernel_map.tap_offsets.tolist()
-    products: dict[int, Tensor] = {}
-    for group in group_taps([end - begin for begin, end in pairwise(offsets)]):
-        blocks = []
-        for tap in group.taps:
-            gathered = features.index_select(0, pairs[offsets[tap] : offsets[tap + 1], 0])
-            blocks.append(torch.nn.functional.pad(gathered, (0, 0, 0, group.rows - gathered.shape[0])))
-        product = _grouped_bmm(torch.stack(blocks), weight[group.taps], groups)
-        for block, tap in zip(product, group.taps, strict=True):
-            products[tap] = block[: offsets[tap + 1] - offsets[tap]]
     # The zero keeps features and weight in the graph where the map has no pair.
     out = features.new_zeros(kernel_map.n_out, weight.shape[2]) + features[:0].sum() + weight[:0].sum()
     if bias is not None:
         out = out + bias
-    for tap in sorted(products):
-        out = out.index_add(0, pairs[offsets[tap] : offsets[tap + 1], 1], products[tap])
+    for group in group_taps([end - begin for begin, end in pairwise(offsets)]):
+        # Short taps are filled up with row 0, whose products are dropped.
+        rows = pairs.new_zeros(len(group.taps), group.rows)
+        for row, tap in zip(rows, group.taps, strict=True):
+            row[: offsets[tap + 1] - offsets[tap]] = pairs[offsets[tap] : offsets[tap + 1], 0]
+        gathered = features.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        product = _grouped_bmm(gathered, weight[group.taps], groups)
+        for block, tap in zip(product, group.taps, strict=True):
+            to = pairs[offsets[tap] : offsets[tap + 1], 1]
+            out.index_add_(0, to, block[: len(to)])
     return out
 
 
