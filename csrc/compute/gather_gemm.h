@@ -10,10 +10,10 @@
 
 namespace sparseconv::SPARSECONV_ISA {
 
-// Fills n rows of out with `start`.
+// Fills n rows of out, that lie `stride` apart, with `start`.
 template <class A>
-void start_rows(const A* start, int64_t c, int64_t n, A* out) {
-    for (int64_t r = 0; r < n; ++r, out += c) __builtin_memcpy(out, start, static_cast<size_t>(c) * sizeof(A));
+void start_rows(const A* start, int64_t c, int64_t n, A* out, int64_t stride) {
+    for (int64_t r = 0; r < n; ++r, out += stride) __builtin_memcpy(out, start, static_cast<size_t>(c) * sizeof(A));
 }
 
 // The order in which a row's taps are summed: ascending, but the first tap that meets every out row goes first, since its sums can
@@ -34,6 +34,11 @@ struct TapOrder {
     }
 };
 
+// Panels of output channels that a task takes, of every group, and their columns.
+struct ColumnPart {
+    int64_t first_panel, last_panel, first_column, columns;
+};
+
 template <class S>
 struct GatherGemm {
     using A = Acc<S>;
@@ -46,11 +51,13 @@ struct GatherGemm {
     const A* start;  // [c_out], the bias or zeros
     const TapOrder order;
 
-    // Sums [first_row, last_row) of the output into `out`, whose first row is first_row. cursor[t] is the first pair of tap t
-    // whose out row is not below first_row; it is moved on to last_row.
-    void block(int64_t first_row, int64_t last_row, int64_t* cursor, A* out) const {
-        bool started = order.full >= 0 && s.c_in > 0 && !is_depthwise(s);
-        if (!started) start_rows(start, s.c_out, last_row - first_row, out);
+    // Sums rows [first_row, last_row) of the output, the columns of `part`, into `out`, whose first row is first_row. cursor[t] is the
+    // first pair of tap t whose out row is not below first_row; it is moved on to last_row.
+    void block(int64_t first_row, int64_t last_row, const ColumnPart& part, int64_t* cursor, A* out) const {
+        const bool started = order.full >= 0 && s.c_in > 0 && !is_depthwise(s);
+        if (!started) {
+            start_rows(start + part.first_column, part.columns, last_row - first_row, out + part.first_column, s.c_out);
+        }
         if (s.c_in == 0) return;
         A* const row_zero = shifted(out, -first_row * s.c_out);
         for (int64_t i = 0; i < pairs.taps; ++i) {
@@ -63,16 +70,24 @@ struct GatherGemm {
             if (is_depthwise(s)) {
                 depthwise_tap<S>(s.c_out, list, n, features, weight, row_zero);
             } else {
-                tap(list, n, weight, row_zero, started && i == 0);
+                tap(part, list, n, weight, row_zero, started && i == 0);
             }
         }
     }
 
+    // Part i of `parts`; there are several only where there is one group.
+    ColumnPart column_part(int64_t i, int64_t parts) const {
+        if (parts == 1) return {0, layout.panels, 0, s.c_out};
+        const int64_t first = layout.panels * i / parts, last = layout.panels * (i + 1) / parts;
+        const int64_t column = layout.first_column(first);
+        return {first, last, column, min_of(layout.first_column(last), s.c_out) - column};
+    }
+
    private:
     // Adds to the out rows the products of n pairs of one tap; `first` puts the start in place of what is there.
-    void tap(const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
+    void tap(const ColumnPart& part, const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
         if constexpr (sizeof(S) == sizeof(A)) {
-            rows(features, list, n, weight, out, first);
+            rows(part, features, list, n, weight, out, first);
         } else {  // rows of a narrow type are widened, a cacheful at a time
             const int64_t most = max_of(16, Tiling<A>::widened_rows_bytes / (s.c_in * static_cast<int64_t>(sizeof(A))));
             const Scratch<A> wide(min_of(most, n) * s.c_in);
@@ -83,14 +98,14 @@ struct GatherGemm {
                     widen_row<S>(features + list[p + r].in * s.c_in, s.c_in, wide.data + r * s.c_in);
                     numbered.data[r] = {static_cast<int32_t>(r), list[p + r].out};
                 }
-                rows(wide.data, numbered.data, some, weight, out, first);
+                rows(part, wide.data, numbered.data, some, weight, out, first);
             }
         }
     }
 
-    void rows(const A* x, const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
+    void rows(const ColumnPart& part, const A* x, const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
         for (int64_t g = 0; g < s.groups; ++g) {
-            for (int64_t p = 0; p < layout.panels; ++p) {
+            for (int64_t p = part.first_panel; p < part.last_panel; ++p) {
                 const int64_t registers = layout.registers(p), depth = Tiling<A>::depth(registers);
                 const int64_t column = g * layout.columns + layout.first_column(p);
                 const A* panel = weight + g * layout.group_size() + layout.panel_offset(p);
@@ -118,20 +133,25 @@ void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S
     for (int64_t j = 0; j < s.c_out; ++j) start.data[j] = bias ? widen(bias[j]) : A(0);
     const int64_t tap_size = s.c_in == 0 ? 0 : packed_bytes<S>(s, 1) / static_cast<int64_t>(sizeof(A));
     const GatherGemm<S> gemm{s, pairs, features, PackedWeight<A>(s), tap_size, packed, start.data, TapOrder(pairs, s.n_out)};
-    const int64_t block_rows = forward_block_rows<A>(s);
-    const BlockPairs sections(cpu, pairs, s.n_out, section_blocks * block_rows);
-    for_each_block(cpu, sections.blocks, [&](int64_t section) {
+    const ForwardPlan plan(s, gemm.layout.panels, pairs.taps * tap_size * static_cast<int64_t>(sizeof(A)));
+    const BlockPairs sections(cpu, pairs, s.n_out, plan.section_rows);
+    for_each_block(cpu, plan.parts * sections.blocks, [&](int64_t task) {
+        const int64_t section = task % sections.blocks;
+        const ColumnPart part = gemm.column_part(task / sections.blocks, plan.parts);
         const Scratch<int64_t> cursor(pairs.taps);
         for (int64_t t = 0; t < pairs.taps; ++t) cursor.data[t] = sections.begin(section, t);
-        const int64_t end = min_of((section + 1) * sections.rows, s.n_out);
-        for (int64_t row = section * sections.rows; row < end; row += block_rows) {
-            const int64_t last_row = min_of(row + block_rows, end);
+        const int64_t end = min_of((section + 1) * plan.section_rows, s.n_out);
+        for (int64_t row = section * plan.section_rows; row < end; row += plan.block_rows) {
+            const int64_t last_row = min_of(row + plan.block_rows, end);
             if constexpr (sizeof(S) == sizeof(A)) {
-                gemm.block(row, last_row, cursor.data, out + row * s.c_out);
+                gemm.block(row, last_row, part, cursor.data, out + row * s.c_out);
             } else {
                 const Scratch<A> sums((last_row - row) * s.c_out);
-                gemm.block(row, last_row, cursor.data, sums.data);
-                narrow_row<S>(sums.data, (last_row - row) * s.c_out, out + row * s.c_out);
+                gemm.block(row, last_row, part, cursor.data, sums.data);
+                for (int64_t r = row; r < last_row; ++r) {
+                    narrow_row<S>(sums.data + (r - row) * s.c_out + part.first_column, part.columns,
+                                  out + r * s.c_out + part.first_column);
+                }
             }
         }
     });

@@ -35,6 +35,28 @@ int64_t packed_bytes(const ConvShape& s, int64_t taps) {
     return taps * columns * static_cast<int64_t>(sizeof(Acc<S>));
 }
 
+// to[i, j] = from[i * in + j * out] for k rows of `columns` elements, zeros up to `stride`. The inner loop follows the stride of 1, if
+// there is one: the output channels' for a layer's own layout, the input channels' for the gradient of the input.
+template <class S>
+void pack_panel(const S* from, int64_t in, int64_t out, int64_t k, int64_t columns, int64_t stride, Acc<S>* to) {
+    if (out != 1 && in == 1) {
+        for (int64_t j = 0; j < columns; ++j) {
+            for (int64_t i = 0; i < k; ++i) to[i * stride + j] = widen(from[i + j * out]);
+        }
+    } else {
+        for (int64_t i = 0; i < k; ++i) {
+            if (out == 1) {
+                widen_row<S>(from + i * in, columns, to + i * stride);
+            } else {
+                for (int64_t j = 0; j < columns; ++j) to[i * stride + j] = widen(from[i * in + j * out]);
+            }
+        }
+    }
+    for (int64_t i = 0; columns < stride && i < k; ++i) {
+        for (int64_t j = columns; j < stride; ++j) to[i * stride + j] = 0;
+    }
+}
+
 template <class S>
 void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight& weight, Acc<S>* packed) {
     const S* data = static_cast<const S*>(weight.data);
@@ -51,10 +73,7 @@ void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight&
             const int64_t columns = layout.panel_columns(p), stride = layout.registers(p) * layout.width;
             Acc<S>* to = packed + tg * layout.group_size() + layout.panel_offset(p);
             const S* panel = from + layout.first_column(p) * weight.out;
-            for (int64_t i = 0; i < layout.k; ++i, to += stride) {
-                for (int64_t j = 0; j < columns; ++j) to[j] = widen(panel[i * weight.in + j * weight.out]);
-                for (int64_t j = columns; j < stride; ++j) to[j] = 0;
-            }
+            pack_panel<S>(panel, weight.in, weight.out, layout.k, columns, stride, to);
         }
     });
 }
