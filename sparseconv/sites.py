@@ -49,6 +49,7 @@ class Sites:
     ) -> None:
         """Trusts its arguments; `Sites.checked` does not."""
         self.coords = coords
+        mark_rows_dynamic(coords)
         self.stride = stride
         self.spatial_shape = spatial_shape
         self.batch_size = batch_size
@@ -116,8 +117,7 @@ class Sites:
         return self.coords, self.stride, self.spatial_shape, self.batch_size  # the maps can be built again
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.coords, self.stride, self.spatial_shape, self.batch_size = state
-        self.maps = {}
+        self.__init__(*state)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         bounded = "" if self.spatial_shape is None else f", spatial_shape={self.spatial_shape}"
@@ -125,6 +125,18 @@ class Sites:
 
 
 def check_batch_size(batch_size: int | None, lowest: int = 0) -> None:
+def mark_rows_dynamic(rows: Tensor) -> None:
+    """Says to torch.compile, ahead of its first look, that the number of rows varies: so the next scan compiles nothing.
+
+    This is `torch._dynamo.maybe_mark_dynamic(rows, 0)` without the second that importing torch._dynamo takes.
+    """
+    if torch.compiler.is_compiling():
+        return
+    marks: Any = rows
+    marks._dynamo_weak_dynamic_indices = {0, *getattr(rows, "_dynamo_weak_dynamic_indices", ())}
+    marks._has_dynamo_dim_marking = True
+
+
     """Raises unless batch_size is None or an int in [lowest, 2^31): batch indices are int32."""
     if batch_size is None:
         return

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from . import ops  # noqa: F401  registers the operators
 from .geometry import Rational
-from .sites import Sites
+from .sites import Sites, mark_rows_dynamic
 
 
 class SparseTensor:
@@ -56,6 +56,7 @@ class SparseTensor:
                 f"features and coords must be on one device, got {features.device} and {sites.device}"
             )
         self.features = features
+        mark_rows_dynamic(features)
         self.sites = sites
 
     @classmethod
@@ -63,6 +64,7 @@ class SparseTensor:
         """Features on sites that are known to be right; checks nothing."""
         tensor = cls.__new__(cls)
         tensor.features = features
+        mark_rows_dynamic(features)
         tensor.sites = sites
         return tensor
 
@@ -221,6 +223,7 @@ class SparseTensor:
         bounded = "" if self.spatial_shape is None else f", spatial_shape={self.spatial_shape}"
         return (
             f"SparseTensor(features={list(self.features.shape)} {self.dtype}, stride={self.stride}{bounded}, "
+        mark_rows_dynamic(self.features)
             f"batch_size={self.batch_size}, device={self.device})"
         )
 
