@@ -27,6 +27,8 @@ def per_axis(value: Ints, ndim: int, name: str, lowest: int) -> tuple[int, ...]:
         raise ValueError(f"{name} must be an int or {ndim} ints, got {len(values)} values: {value!r}")
     if any(v < lowest for v in values):
         raise ValueError(f"{name} must be at least {lowest} on every axis, got {value!r}")
+    if any(v >= 2**31 for v in values):  # coordinates are int32, and products of the two have to fit 64 bits
+        raise ValueError(f"{name} must be below 2^31 on every axis, got {value!r}")
     return values
 
 

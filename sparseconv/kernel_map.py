@@ -119,6 +119,10 @@ class KernelMap:
         reverse = self.reverse()
         return reverse.pairs, reverse.tap_offsets, False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickles and deep-copies without what can be built again: the table and the reversed map, which points back weakly.
+        return KernelMap, (self.pairs, self.tap_offsets, self.in_coords, self.out_coords, self.mirrored)
+
     def __repr__(self) -> str:
         return f"KernelMap({self.taps} taps, {self.pairs.shape[0]} pairs, {self.n_in} -> {self.n_out} rows)"
 
@@ -303,6 +307,7 @@ def check_taps(taps: Tensor | None, geometry: Geometry) -> Tensor | None:
         )
     if taps.ndim != 2 or taps.shape[1] != geometry.ndim:
         raise ValueError(f"taps must be [K, {geometry.ndim}], got {list(taps.shape)}")
+    _native.require_device(taps.device)
     sizes = torch.tensor(geometry.kernel_size, dtype=torch.int32)
     if bool(((taps < 0) | (taps >= sizes)).any()):
         raise ValueError(

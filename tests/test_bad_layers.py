@@ -86,7 +86,10 @@ def test_geometries_that_do_not_exist() -> None:
         refuses(lambda options=options: spnn.Conv3d(4, 4, **options), name if name != "groups" else "groups")
     for value in (2.0, "3", None, True):
         refuses(lambda value=value: spnn.Conv3d(4, 4, value), "kernel_size|int", kind=(TypeError, ValueError))
-    for channels in (0, -4, 2.5):
+    for name in ("stride", "padding", "dilation"):
+        for cls in (spnn.Conv3d, spnn.ConvTranspose3d):
+            refuses(lambda cls=cls, name=name: cls(4, 4, 3, **{name: 2**31}), name, "2147483648")
+    for channels in (0, -4, 2.5, True):
         refuses(
             lambda channels=channels: spnn.Conv3d(channels, 4, 3), "in_channels", kind=(ValueError, TypeError)
         )

@@ -298,6 +298,16 @@ def test_a_reversed_map_survives_its_origin() -> None:
     same_bits(reverse.reverse().pairs, pairs)
 
 
+def test_a_kernel_map_pickles_and_copies_without_what_can_be_built_again() -> None:
+    kernel_map = sparseconv.build_kernel_map(example().coords, kernel_size=3, stride=2, padding=1)
+    for original in (kernel_map, kernel_map.reverse()):
+        for other in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
+            same_bits(other.pairs, original.pairs)
+            same_bits(other.tap_offsets, original.tap_offsets)
+            same_bits(other.reverse().pairs, original.reverse().pairs)
+            assert torch.equal(other.out_coords, original.out_coords)
+
+
 # --- how it travels --------------------------------------------------------------------------------------------------
 
 
