@@ -129,6 +129,8 @@ def test_arguments_of_build_kernel_map() -> None:
     refuses(lambda: build(COORDS, COORDS[:, :3].contiguous(), kernel_size=3), r"\b3\b|\b2\b")
     refuses(lambda: build(COORDS, kernel_size=3, stride=2, submanifold=True), "submanifold")
     refuses(lambda: build(COORDS, kernel_size=3, spatial_shape=(1, 1, 1)), "axis")
+    tap = torch.zeros(1, 3, dtype=torch.int32, device="meta")
+    refuses(lambda: build(COORDS, kernel_size=3, taps=tap), "meta")
 
 
 def test_a_kernel_map_from_another_tensor() -> None:
@@ -151,6 +153,14 @@ def test_a_kernel_map_from_another_tensor() -> None:
         kind=TypeError,
     )
     refuses(lambda: functional.conv(x.features, torch.ones(27, 4, 2), None, kmap, dataflow="x"), "fused")
+    weight = torch.ones(27, 4, 2)
+    refuses(lambda: functional.conv([1.0], weight, None, kmap), "features", "list", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, [1.0], None, kmap), "weight", "list", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, weight.to_sparse(), None, kmap), "weight", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, weight, None, None), "KernelMap", "NoneType", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, weight[:, :2], None, kmap, groups=2.0), "groups", "2.0")
+    refuses(lambda: functional.sum_pool(x.features[:, 0], kmap), r"\[N, C\]")
+    refuses(lambda: functional.avg_pool(x.features, kmap, count="kernel", volume=0), "volume", "0")
     refuses(lambda: functional.conv(x.features.to("meta"), torch.ones(27, 4, 2), None, kmap), "meta", "cpu")
 
 
@@ -158,6 +168,7 @@ def test_indices_of_segments() -> None:
     x = torch.ones(5, 2)
     for name in ("segment_sum", "segment_mean", "segment_max"):
         call = getattr(functional, name)
+        refuses(lambda call=call: call(x, [0] * 5, 3), "list", kind=TypeError)
         refuses(lambda call=call: call(x, torch.tensor([0, 1, 2, 3, 4]), 3), r"\b3\b")
         refuses(lambda call=call: call(x, torch.tensor([0, -1, 0, 0, 0]), 3), "-1")
         refuses(lambda call=call: call(x, torch.tensor([0, 1]), 3), r"\[2\]|\b5\b")

@@ -11,7 +11,8 @@ from itertools import pairwise
 from torch import nn
 
 from .. import nn as snn
-from ..tensor import SparseTensor, cat
+from ..joining import cat
+from ..tensor import SparseTensor
 
 STEM = 32  # channels of the stem and of the first downsampling
 PLANES_18 = (32, 64, 128, 256, 128, 128, 96, 96)  # four levels down, four up
