@@ -266,7 +266,7 @@ def from_dense(dense: Tensor, mask: Tensor | None = None) -> SparseTensor:
         raise ValueError(
             f"from_dense: mask must be bool {list(rows.shape[:-1])}, got {keep.dtype} {list(keep.shape)}"
         )
-    coords = keep.nonzero().to(torch.int32)
+    coords = keep.nonzero().to(torch.int32).contiguous()  # nonzero writes column by column
     sites = Sites(coords, (1,) * (dense.ndim - 2), tuple(dense.shape[2:]), dense.shape[0])
     return SparseTensor.on(sites, rows[keep])
 

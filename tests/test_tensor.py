@@ -216,6 +216,8 @@ def test_dense_and_from_dense(data: st.DataObject, ndim: int) -> None:
     back = sparseconv.from_dense(grid)
     assert oracle.rows_of(back.coords.numpy()) == sorted(sites) and tuple(back.spatial_shape) == shape
     assert back.batch_size == 2 and torch.equal(back.dense(), grid)
+    again = getattr(spnn, f"SubMConv{ndim}d")(3, 2, 3).double()
+    same_bits(again(back).dense(), again(x).dense())
     if sites:
         weight = torch.randn(grid.shape, dtype=torch.float64)
         (grad,) = torch.autograd.grad((grid * weight).sum(), features)
