@@ -168,8 +168,13 @@ class Geometry:
     def output_stride(self, stride: Sequence[Rational]) -> tuple[Rational, ...]:
         """The tensor stride after the layer: multiplied by the layer's, divided by a transposed layer's."""
         if not self.transposed:
-            return tuple(have * step for have, step in zip(stride, self.stride, strict=True))
+            return tuple(_multiply(have, step) for have, step in zip(stride, self.stride, strict=True))
         return tuple(_divide(have, step) for have, step in zip(stride, self.stride, strict=True))
+
+
+def _multiply(have: Rational, step: int) -> Rational:
+    product = have * step
+    return product.numerator if isinstance(product, Fraction) and product.denominator == 1 else product
 
 
 def _divide(have: Rational, step: int) -> Rational:
