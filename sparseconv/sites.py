@@ -166,9 +166,9 @@ def check_cells(values: Sequence[int], ndim: int, name: str, lowest: int) -> tup
 
 
 def _check_range(coords: Tensor, shape: tuple[int, ...] | None, batch_size: int | None) -> int:
-    """Raises for the first row outside the batch or the shape; returns the largest batch index, -1 for no rows."""
+    """Raises for the first row outside the batch or the shape; returns the largest batch index, 0 for no rows."""
     if coords.shape[0] == 0:
-        return -1
+        return 0
     low, high = (bound.tolist() for bound in torch.aminmax(coords, dim=0))
     if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):
         wanted = "not be negative" if batch_size is None else f"lie in [0, {batch_size})"

@@ -25,7 +25,7 @@ class SparseTensor:
         coords: int32 [N, 1 + D], unique rows; column 0 is the batch index, then D = 1 .. 4 axes.
         stride: what one cell measures in cells of the input grid: an int or Fraction, or one per axis.
         spatial_shape: all coordinates lie in [0, spatial_shape); None = unbounded, negative coordinates are legal.
-        batch_size: samples; None = the largest batch index + 1.
+        batch_size: samples; None = the largest batch index + 1, one for an empty scan.
 
     Raises:
         ValueError, TypeError: wrong shapes, types or devices, coordinates out of range, duplicate rows (the first two are named).

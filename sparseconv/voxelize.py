@@ -62,11 +62,11 @@ def _check_batch(
         raise TypeError(f"{name}: batch must be int32 or int64 [N], got {batch.dtype}")
     if batch.shape != points.shape[:1]:
         raise ValueError(f"{name}: batch must be [{points.shape[0]}], got {list(batch.shape)}")
-    low, high = (int(batch.min()), int(batch.max())) if len(batch) else (0, -1)
+    low, high = (int(batch.min()), int(batch.max())) if len(batch) else (0, 0)
     size = high + 1 if batch_size is None else batch_size
     if size >= 2**31:
         raise ValueError(f"{name}: batch indices must be below 2^31, got {high}")
-    if low < 0 or high >= size:
+    if len(batch) and (low < 0 or high >= size):
         raise ValueError(f"{name}: batch must lie in [0, {size}), got {low} .. {high}")
     return batch.to(torch.int32).contiguous(), size
 

@@ -47,6 +47,23 @@ def test_inputs_of_layers(name: str) -> None:
     )
 
 
+def test_inputs_of_torchs_own_layers() -> None:
+    """Their own complaints are RuntimeErrors that do not say which layer."""
+    x = random_tensor(3, 50, 4, extent=6)
+    for layer in (spnn.Linear(4, 3), spnn.BatchNorm(4), spnn.BatchNorm(4, affine=False), spnn.LayerNorm(4)):
+        name = type(layer).__name__
+        refuses(lambda layer=layer: layer(x.to(torch.float64)), name, "float64", "float32", kind=TypeError)
+        refuses(lambda layer=layer: layer.double()(x), name, "float64", "float32", kind=TypeError)
+    refuses(lambda: spnn.Linear(4, 3)(x.to(torch.bfloat16)), "Linear", "bfloat16", kind=TypeError)
+    refuses(lambda: spnn.PReLU(3)(x), "PReLU", r"\[N, 3\]", r"\[\d+, 4\]")
+    refuses(lambda: spnn.LayerNorm((50, 4))(x), "LayerNorm", r"\(50, 4\)")
+    refuses(lambda: sparseconv.models.MinkUNet14(4, 5, width=float("inf")), "width", "inf")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = spnn.BatchNorm(4)(x.to(torch.bfloat16))
+        assert spnn.Linear(4, 3)(half).features.dtype == torch.bfloat16
+    assert spnn.LayerNorm(4)(spnn.BatchNorm(4)(x.to(torch.bfloat16))).features.dtype == torch.bfloat16
+
+
 def test_targets_that_do_not_fit() -> None:
     x = random_tensor(3, 50, 4, extent=6, batch_size=2)
     down = spnn.Conv3d(4, 4, 2, stride=2)(x)

@@ -188,6 +188,10 @@ def test_collate_keeps_empty_samples_and_order() -> None:
     assert torch.equal(grad, torch.ones_like(grad))
     with pytest.raises(ValueError, match="stride"):
         sparseconv.collate([a, spnn.MaxPool3d(2)(b)])
+    one = SparseTensor(empty.features, empty.coords)  # an empty scan is a sample too
+    assert one.batch_size == 1 and sparseconv.collate([a, one, b]).batch_size == 7
+    assert spnn.GlobalAvgPool()(one).shape == (1, 4)
+    assert sparseconv.voxelize(torch.ones(0, 3), voxel_size=1, batch=torch.zeros(0).long())[0].batch_size == 1
 
 
 def test_a_batch_equals_its_samples_alone() -> None:

@@ -5,6 +5,7 @@
 Source: Choy et al., "4D spatio-temporal ConvNets: Minkowski convolutional neural networks" (CVPR 2019).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -135,8 +136,8 @@ class MinkUNet(nn.Module):
 
 
 def _scale(channels: int, width: float) -> int:
-    if not width > 0:
-        raise ValueError(f"MinkUNet: width must be positive, got {width!r}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"MinkUNet: width must be positive and finite, got {width!r}")
     return max(8, round(channels * width / 8) * 8)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..tensor import SparseTensor
-from ._layer import SparseLayer, check_channels, check_input
+from ._layer import SparseLayer, check_channels, check_input, check_type
 from .pool import sample_index
 
 
@@ -30,6 +30,7 @@ class BatchNorm(SparseLayer, nn.BatchNorm1d):
         """Normalise the features of `x`; raises ValueError unless they are [N, num_features]."""
         x = check_input(self, x)
         check_channels(self, x.features, self.num_features)
+        check_type(self, x.features, self.running_mean if self.weight is None else self.weight)
         return x.replace(self._normalize(x.features))
 
     def _normalize(self, features: Tensor) -> Tensor:  # [N, C]
@@ -136,7 +137,10 @@ class LayerNorm(SparseLayer, nn.LayerNorm):
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Normalise the features of `x`; raises ValueError unless they are [N, C]."""
         x = check_input(self, x)
-        check_channels(self, x.features, self.normalized_shape[-1])
+        if len(self.normalized_shape) != 1:
+            raise ValueError(f"LayerNorm: normalized_shape must be the channels, got {self.normalized_shape}")
+        check_channels(self, x.features, self.normalized_shape[0])
+        check_type(self, x.features, self.weight)
         return x.replace(nn.LayerNorm.forward(self, x.features))
 
 
