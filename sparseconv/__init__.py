@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from . import convert, functional, models, nn
 from ._config import show_config
 from .joining import cat, collate
-from .kernel_map import KernelMap, build_kernel_map
+from .kernel_map import build_kernel_map
+from .pairs import KernelMap
 from .tensor import SparseTensor, from_dense
 from .voxelize import devoxelize, voxelize
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import gather_scatter
-from .kernel_map import KernelMap
+from .pairs import KernelMap
 
 DATAFLOWS = ("fused", "gather_scatter")
 

@@ -181,6 +181,32 @@ def test_a_kernel_map_from_another_tensor() -> None:
     refuses(lambda: functional.conv(x.features.to("meta"), torch.ones(27, 4, 2), None, kmap), "meta", "cpu")
 
 
+def test_kernel_maps_made_by_hand() -> None:
+    """What the kernels would read and write out of bounds is refused before they see it."""
+    arrays = {
+        "pairs": torch.tensor([[0, 0], [1, 2], [2, 1]], dtype=torch.int32),
+        "tap_offsets": torch.tensor([0, 2, 3]),
+        "in_coords": COORDS,
+        "out_coords": COORDS,
+    }
+
+    def make(**changes: Any) -> sparseconv.KernelMap:
+        return sparseconv.KernelMap(**{**arrays, **changes})
+
+    assert functional.conv(torch.ones(3, 1), torch.ones(2, 1, 1), None, make()).tolist() == [[1], [1], [1]]
+    for pair in ([10**9, 0], [0, 10**9], [-1, 0], [0, -1], [3, 0], [0, 3]):
+        wrong = torch.tensor([pair, [1, 2], [2, 1]], dtype=torch.int32)
+        refuses(lambda wrong=wrong: make(pairs=wrong), "column", r"\[0, 3\)")
+    for offsets in ([0, 2], [0, 4, 3], [1, 2, 3], [-1, 2, 3], []):
+        refuses(lambda offsets=offsets: make(tap_offsets=torch.tensor(offsets).long()), "from 0 to 3")
+    refuses(lambda: make(pairs=arrays["pairs"][[1, 0, 2]]), "increase")
+    refuses(lambda: make(pairs=arrays["pairs"].long()), "pairs", "int32", "int64", kind=TypeError)
+    refuses(lambda: make(pairs=arrays["pairs"].tolist()), "pairs", "list", kind=TypeError)
+    refuses(lambda: make(pairs=arrays["pairs"].t().contiguous().t()), "contiguous")
+    refuses(lambda: make(tap_offsets=arrays["tap_offsets"].int()), "tap_offsets", "int32", kind=TypeError)
+    refuses(lambda: make(out_coords=COORDS[:, :3].contiguous()), r"\[3, 4\]", r"\[3, 3\]")
+
+
 def test_indices_of_segments() -> None:
     x = torch.ones(5, 2)
     for name in ("segment_sum", "segment_mean", "segment_max"):
