@@ -77,9 +77,9 @@ def _named(columns: Columns, width: int, path: Path) -> Sequence[str]:
 def _from_table(table: Array, columns: Columns, path: Path, drop_invalid: bool) -> Scan:
     if table.ndim != 2 or table.shape[1] < 3:
         raise ValueError(f"{path}: expected an array [N, 3] or wider, got shape {list(table.shape)}")
+    table = table.astype(table.dtype.newbyteorder("="), copy=False)  # which knows either byte order
     if table.dtype not in (np.float32, np.float64):
         raise ValueError(f"{path}: expected float32 or float64, got {table.dtype}")
-    table = table.astype(table.dtype.newbyteorder("="), copy=False)
     names = _named(columns, table.shape[1], path)
     if len(names) == 3 < table.shape[1] and columns is None:
         return make_scan(
@@ -101,7 +101,7 @@ def _read_bin(path: Path, columns: Columns, drop_invalid: bool) -> Scan:
     names = (
         None if columns is None else _BIN_COLUMNS.get(columns) if isinstance(columns, int) else tuple(columns)
     )
-    if columns is not None and names is None:
+    if columns is not None and not names:
         raise ValueError(
             f"{path}: a .bin has 4 or 5 columns, or as many as columns= names; got columns={columns}"
         )

@@ -6,8 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import convert, functional, models, nn
 from ._config import fma_peak, show_config
-from .kernel_map import KernelMap, build_kernel_map
-from .tensor import SparseTensor, cat, collate, from_dense
+from .joining import cat, collate
+from .kernel_map import build_kernel_map
+from .pairs import KernelMap
+from .tensor import SparseTensor, from_dense
 from .voxelize import devoxelize, voxelize
 
 try:
@@ -18,6 +20,8 @@ except PackageNotFoundError:  # imported from a source tree that was built in pl
 
 def clear_cache(x: SparseTensor) -> None:
     """Forgets the kernel maps kept with a tensor's sites."""
+    if not isinstance(x, SparseTensor):
+        raise TypeError(f"clear_cache takes a SparseTensor, got {type(x).__name__}")
     x.clear_cache()
 
 

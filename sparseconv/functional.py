@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import gather_scatter
-from .kernel_map import KernelMap
+from .pairs import KernelMap
 
 DATAFLOWS = ("fused", "gather_scatter")
 
@@ -41,6 +41,7 @@ def conv(
     Raises:
         ValueError, TypeError: where shapes, types or devices do not match, or the map belongs to another tensor.
     """
+    _check_types(name, kernel_map, features=features, weight=weight, bias=bias)
     _check_device(features, kernel_map, name)
     features, weight, bias = _autocast(features, weight, bias)
     _check_conv(features, weight, bias, kernel_map, groups, name)
@@ -84,6 +85,18 @@ def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Te
     return cast(features), cast(weight), None if bias is None else cast(bias)
 
 
+def _check_types(name: str, kernel_map: KernelMap, **tensors: Tensor | None) -> None:
+    if not isinstance(kernel_map, KernelMap):
+        raise TypeError(f"{name}: kernel_map must be a KernelMap, got {type(kernel_map).__name__}")
+    for label, x in tensors.items():
+        if x is None and label == "bias":
+            continue
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            raise TypeError(
+                f"{name}: {label} must be a dense torch.Tensor, got {getattr(x, 'layout', type(x).__name__)}"
+            )
+
+
 def _check_device(features: Tensor, kernel_map: KernelMap, name: str) -> None:
     if features.device != kernel_map.pairs.device:
         raise ValueError(
@@ -92,6 +105,7 @@ def _check_device(features: Tensor, kernel_map: KernelMap, name: str) -> None:
 
 
 def _check_rows(features: Tensor, kernel_map: KernelMap, name: str) -> None:
+    _check_types(name, kernel_map, features=features)
     if features.ndim != 2:
         raise ValueError(f"{name}: features must be [N, C], got {list(features.shape)}")
     if features.shape[0] != kernel_map.n_in:
@@ -118,7 +132,7 @@ def _check_conv(
         raise ValueError(
             f"{name}: weight must have {kernel_map.taps} taps to match the kernel map, got {taps}"
         )
-    if groups < 1 or out_channels % groups:
+    if not isinstance(groups, int) or groups < 1 or out_channels % groups:
         raise ValueError(
             f"{name}: groups must divide the output channels, got {groups} groups for {out_channels}"
         )
@@ -152,6 +166,11 @@ def max_pool(features: Tensor, kernel_map: KernelMap, *, name: str = "max_pool")
     return out
 
 
+def accumulation(features: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, in which sums and means are taken before they are rounded once; others as they are."""
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+
+
 def pair_counts(kernel_map: KernelMap) -> Tensor:
     """Pairs of each output row, int64 [n_out]."""
     return torch.bincount(kernel_map.pairs[:, 1], minlength=kernel_map.n_out)
@@ -159,6 +178,7 @@ def pair_counts(kernel_map: KernelMap) -> Tensor:
 
 def sum_pool(features: Tensor, kernel_map: KernelMap, *, name: str = "sum_pool") -> Tensor:
     """out[o] = the sum of features[i] over the pairs (i, o): a depthwise convolution with unit weights."""
+    _check_rows(features, kernel_map, name)
     channels = features.shape[1]
     ones = features.new_ones(kernel_map.taps, 1, channels)
     with torch.autocast(features.device.type, enabled=False):
@@ -180,12 +200,15 @@ def avg_pool(
         [n_out, C]; a row without a pair is 0.
     """
     _check_rows(features, kernel_map, name)
+    total = sum_pool(accumulation(features), kernel_map, name=name)
     if count == "kernel":
-        return sum_pool(features, kernel_map, name=name) / volume
+        if volume < 1:
+            raise ValueError(f"{name}: volume must be at least 1, got {volume}")
+        return (total / volume).to(features.dtype)
     if count != "present":
         raise ValueError(f'{name}: count must be "present" or "kernel", got {count!r}')
-    present = pair_counts(kernel_map).clamp(min=1).to(features.dtype)
-    return sum_pool(features, kernel_map, name=name) / present[:, None]
+    present = pair_counts(kernel_map).clamp(min=1).to(total.dtype)
+    return (total / present[:, None]).to(features.dtype)
 
 
 def unpool(features: Tensor, kernel_map: KernelMap, *, name: str = "unpool") -> Tensor:
@@ -197,6 +220,10 @@ def unpool(features: Tensor, kernel_map: KernelMap, *, name: str = "unpool") -> 
 
 
 def _segments(features: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    if not isinstance(features, Tensor) or not isinstance(index, Tensor):
+        raise TypeError(
+            f"segments take torch.Tensors, got features {type(features).__name__} and index {type(index).__name__}"
+        )
     if features.ndim != 2 or index.ndim != 1 or index.shape[0] != features.shape[0]:
         raise ValueError(
             f"segments take features [N, C] and index [N], got {list(features.shape)} and {list(index.shape)}"
@@ -217,9 +244,8 @@ def segment_sum(features: Tensor, index: Tensor, n: int) -> Tensor:
 def segment_mean(features: Tensor, index: Tensor, n: int) -> Tensor:
     """The mean of the rows with index s; 0 for an empty segment."""
     order, offsets = _segments(features, index, n)
-    count = offsets.diff().clamp(min=1).to(features.dtype)
-    result: Tensor = torch.ops.sparseconv.gather_sum(features, offsets, order, None) / count[:, None]
-    return result
+    total: Tensor = torch.ops.sparseconv.gather_sum(accumulation(features), offsets, order, None)
+    return (total / offsets.diff().clamp(min=1).to(total.dtype)[:, None]).to(features.dtype)
 
 
 def segment_max(features: Tensor, index: Tensor, n: int) -> Tensor:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .kernel_map import KernelMap
+from .pairs import KernelMap
 
 WASTE = (
     0.25  # taps share one batched product while padding them to the longest adds at most this share of rows

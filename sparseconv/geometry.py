@@ -27,6 +27,8 @@ def per_axis(value: Ints, ndim: int, name: str, lowest: int) -> tuple[int, ...]:
         raise ValueError(f"{name} must be an int or {ndim} ints, got {len(values)} values: {value!r}")
     if any(v < lowest for v in values):
         raise ValueError(f"{name} must be at least {lowest} on every axis, got {value!r}")
+    if any(v >= 2**31 for v in values):  # coordinates are int32, and products of the two have to fit 64 bits
+        raise ValueError(f"{name} must be below 2^31 on every axis, got {value!r}")
     return values
 
 
@@ -166,8 +168,13 @@ class Geometry:
     def output_stride(self, stride: Sequence[Rational]) -> tuple[Rational, ...]:
         """The tensor stride after the layer: multiplied by the layer's, divided by a transposed layer's."""
         if not self.transposed:
-            return tuple(have * step for have, step in zip(stride, self.stride, strict=True))
+            return tuple(_multiply(have, step) for have, step in zip(stride, self.stride, strict=True))
         return tuple(_divide(have, step) for have, step in zip(stride, self.stride, strict=True))
+
+
+def _multiply(have: Rational, step: int) -> Rational:
+    product = have * step
+    return product.numerator if isinstance(product, Fraction) and product.denominator == 1 else product
 
 
 def _divide(have: Rational, step: int) -> Rational:

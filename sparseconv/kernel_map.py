@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel maps: which input row meets which output row through which tap, built once and shared by all layers of one geometry."""
+"""Kernel maps: looked up or built, once for all layers of one geometry."""
 
 from __future__ import annotations
 
@@ -13,114 +13,10 @@ from torch import Tensor
 
 from . import _native, ops  # noqa: F401  ops registers the operators
 from .geometry import Geometry, Ints
+from .pairs import KernelMap
 from .sites import Sites
 
 METHODS = ("auto", "hash", "sort")
-TABLE_LIMIT = 1 << 30  # bytes of a neighbour table that is still built on request
-
-
-class KernelMap:
-    """The pairs of a layer; immutable.
-
-    Attributes:
-        pairs: int32 [P, 2], columns (input row, output row), sorted by (tap, output row).
-        tap_offsets: int64 [K + 1]; the pairs of tap k are pairs[tap_offsets[k] : tap_offsets[k + 1]].
-        in_coords, out_coords: int32 [n_in, 1 + D] and [n_out, 1 + D], the coordinates of the rows.
-        mirrored: tap k and tap K - 1 - k are opposite, so that the reversed map is this one with its taps in reverse order.
-    """
-
-    # A map holds coordinates, not Sites, and a reversed map holds its origin weakly: maps hang in the caches of sites, and a
-    # reference cycle would keep a scan's memory until the garbage collector comes.
-    __slots__ = (
-        "__weakref__",
-        "_neighbors",
-        "_origin",
-        "_reverse",
-        "in_coords",
-        "mirrored",
-        "out_coords",
-        "pairs",
-        "tap_offsets",
-    )
-
-    def __init__(
-        self,
-        pairs: Tensor,
-        tap_offsets: Tensor,
-        in_coords: Tensor,
-        out_coords: Tensor,
-        mirrored: bool = False,
-    ) -> None:
-        self.pairs = pairs
-        self.tap_offsets = tap_offsets
-        self.in_coords = in_coords
-        self.out_coords = out_coords
-        self.mirrored = mirrored
-        self._neighbors: Tensor | None = None
-        self._reverse: KernelMap | None = None
-        self._origin: weakref.ref[KernelMap] | None = None
-
-    @property
-    def n_in(self) -> int:
-        """Rows of the input."""
-        return self.in_coords.shape[0]
-
-    @property
-    def n_out(self) -> int:
-        """Rows of the output."""
-        return self.out_coords.shape[0]
-
-    @property
-    def taps(self) -> int:
-        """Number of taps K."""
-        return self.tap_offsets.shape[0] - 1
-
-    @property
-    def neighbors(self) -> Tensor:
-        """int32 [K, n_out]: the input row that each output row reads through each tap, -1 for none.
-
-        Raises:
-            ValueError: where the table would take more than 1 GiB; its pairs hold the same in less.
-        """
-        if self._neighbors is None:
-            size = 4 * self.taps * self.n_out
-            if size > TABLE_LIMIT:
-                raise ValueError(
-                    f"a neighbour table is at most {TABLE_LIMIT} bytes, got {self.taps} taps x {self.n_out} rows = {size} bytes; "
-                    "use pairs and tap_offsets"
-                )
-            from .mapping import neighbor_table
-
-            self._neighbors = neighbor_table(self.pairs, self.tap_offsets, self.n_out)
-        return self._neighbors
-
-    def reverse(self) -> KernelMap:
-        """The map with input and output swapped, tap k staying tap k; built once."""
-        origin = None if self._origin is None else self._origin()
-        if origin is not None:
-            return origin
-        if self._reverse is None:
-            if self.mirrored:
-                # (i, o) meets through tap k exactly where (o, i) meets through tap K - 1 - k: the segments, last to first.
-                counts = self.tap_offsets.diff().tolist()
-                pairs = torch.cat(self.pairs.split(counts)[::-1]) if counts else self.pairs
-                offsets = torch.zeros_like(self.tap_offsets)
-                torch.cumsum(self.tap_offsets.diff().flip(0), 0, out=offsets[1:])
-            else:
-                pairs, offsets = torch.ops.sparseconv.reverse_pairs(self.pairs, self.tap_offsets, self.n_in)
-            self._reverse = KernelMap(pairs, offsets, self.out_coords, self.in_coords, self.mirrored)
-            self._reverse._origin = weakref.ref(self)
-        return self._reverse
-
-    def reverse_arrays(self) -> tuple[Tensor, Tensor, bool]:
-        """What the gradient of the input runs over: pairs, tap offsets, and whether segment s belongs to tap K - 1 - s."""
-        if self.mirrored:
-            return self.pairs, self.tap_offsets, True
-        reverse = self.reverse()
-        return reverse.pairs, reverse.tap_offsets, False
-
-    def __repr__(self) -> str:
-        return f"KernelMap({self.taps} taps, {self.pairs.shape[0]} pairs, {self.n_in} -> {self.n_out} rows)"
 
 
 def lookup(
@@ -226,7 +122,7 @@ def _build(
     if geometry.transposed:  # the builder's output is the coarse side
         pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
     mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
-    return KernelMap(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
+    return KernelMap.trusted(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
 
 
 def _output_sites(sites: Sites, geometry: Geometry) -> Sites:
@@ -303,6 +199,7 @@ def check_taps(taps: Tensor | None, geometry: Geometry) -> Tensor | None:
         )
     if taps.ndim != 2 or taps.shape[1] != geometry.ndim:
         raise ValueError(f"taps must be [K, {geometry.ndim}], got {list(taps.shape)}")
+    _native.require_device(taps.device)
     sizes = torch.tensor(geometry.kernel_size, dtype=torch.int32)
     if bool(((taps < 0) | (taps >= sizes)).any()):
         raise ValueError(

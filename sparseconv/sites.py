@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -48,6 +49,7 @@ class Sites:
         batch_size: int,
     ) -> None:
         """Trusts its arguments; `Sites.checked` does not."""
+        mark_rows_dynamic(coords)
         self.coords = coords
         self.stride = stride
         self.spatial_shape = spatial_shape
@@ -69,7 +71,7 @@ class Sites:
         if coords.ndim != 2 or not 2 <= coords.shape[1] <= 5:
             raise ValueError(f"coords must be [N, 1 + D] with D from 1 to 4, got {list(coords.shape)}")
         ndim = coords.shape[1] - 1
-        shape = None if spatial_shape is None else _checked_shape(spatial_shape, ndim)
+        shape = None if spatial_shape is None else check_spatial_shape(spatial_shape, ndim)
         check_batch_size(batch_size)
         _native.require_device(coords.device)
         coords = coords.contiguous()
@@ -80,9 +82,10 @@ class Sites:
             raise ValueError(
                 f"coords must be unique, rows {first} and {second} are both {coords[second].tolist()}"
             )
-        return Sites(
-            coords, as_stride(stride, ndim), shape, largest_batch + 1 if batch_size is None else batch_size
-        )
+        if batch_size is None:
+            batch_size = largest_batch + 1
+            check_batch_size(batch_size)
+        return Sites(coords, as_stride(stride, ndim), shape, batch_size)
 
     @property
     def ndim(self) -> int:
@@ -116,12 +119,23 @@ class Sites:
         return self.coords, self.stride, self.spatial_shape, self.batch_size  # the maps can be built again
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.coords, self.stride, self.spatial_shape, self.batch_size = state
-        self.maps = {}
+        self.__init__(*state)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         bounded = "" if self.spatial_shape is None else f", spatial_shape={self.spatial_shape}"
         return f"Sites({len(self)} rows, stride={self.stride}{bounded}, batch_size={self.batch_size})"
+
+
+def mark_rows_dynamic(rows: Tensor) -> None:
+    """Says to torch.compile, ahead of its first look, that the number of rows varies: so the next scan compiles nothing.
+
+    This is `torch._dynamo.maybe_mark_dynamic(rows, 0)` without the second that importing torch._dynamo takes.
+    """
+    if torch.compiler.is_compiling():
+        return
+    marks: Any = rows
+    marks._dynamo_weak_dynamic_indices = {0, *getattr(rows, "_dynamo_weak_dynamic_indices", ())}
+    marks._has_dynamo_dim_marking = True
 
 
 def check_batch_size(batch_size: int | None, lowest: int = 0) -> None:
@@ -134,17 +148,27 @@ def check_batch_size(batch_size: int | None, lowest: int = 0) -> None:
         raise ValueError(f"batch_size must be in [{lowest}, 2^31), got {batch_size}")
 
 
-def _checked_shape(spatial_shape: Sequence[int], ndim: int) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in spatial_shape)
-    if len(shape) != ndim or any(size < 1 for size in shape):
-        raise ValueError(f"spatial_shape must be {ndim} positive ints, got {tuple(spatial_shape)}")
-    return shape
+def check_spatial_shape(spatial_shape: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """spatial_shape as a tuple; raises unless it is one int per axis in [1, 2^31]: coordinates are int32."""
+    return check_cells(spatial_shape, ndim, "spatial_shape", lowest=1)
+
+
+def check_cells(values: Sequence[int], ndim: int, name: str, lowest: int) -> tuple[int, ...]:
+    """One whole number per axis in [lowest, 2^31] as a tuple; whole numbers of NumPy and torch are taken, floats are not."""
+    try:
+        cells = tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name} must be {ndim} ints, got {values!r}") from None
+    if len(cells) != ndim or any(not lowest <= cell <= 2**31 for cell in cells):
+        wanted = "positive ints" if lowest == 1 else f"ints of at least {lowest}"
+        raise ValueError(f"{name} must be {ndim} {wanted}, at most 2^31, got {cells}")
+    return cells
 
 
 def _check_range(coords: Tensor, shape: tuple[int, ...] | None, batch_size: int | None) -> int:
-    """Raises for the first row outside the batch or the shape; returns the largest batch index, -1 for no rows."""
+    """Raises for the first row outside the batch or the shape; returns the largest batch index, 0 for no rows."""
     if coords.shape[0] == 0:
-        return -1
+        return 0
     low, high = (bound.tolist() for bound in torch.aminmax(coords, dim=0))
     if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):
         wanted = "not be negative" if batch_size is None else f"lie in [0, {batch_size})"

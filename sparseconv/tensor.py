@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from . import ops  # noqa: F401  registers the operators
+from . import _native, ops  # noqa: F401  ops registers the operators
 from .geometry import Rational
-from .sites import Sites
+from .sites import Sites, check_cells, mark_rows_dynamic
 
 
 class SparseTensor:
@@ -24,7 +25,7 @@ class SparseTensor:
         coords: int32 [N, 1 + D], unique rows; column 0 is the batch index, then D = 1 .. 4 axes.
         stride: what one cell measures in cells of the input grid: an int or Fraction, or one per axis.
         spatial_shape: all coordinates lie in [0, spatial_shape); None = unbounded, negative coordinates are legal.
-        batch_size: samples; None = the largest batch index + 1.
+        batch_size: samples; None = the largest batch index + 1, one for an empty scan.
 
     Raises:
         ValueError, TypeError: wrong shapes, types or devices, coordinates out of range, duplicate rows (the first two are named).
@@ -55,6 +56,7 @@ class SparseTensor:
             raise ValueError(
                 f"features and coords must be on one device, got {features.device} and {sites.device}"
             )
+        mark_rows_dynamic(features)
         self.features = features
         self.sites = sites
 
@@ -62,6 +64,7 @@ class SparseTensor:
     def on(cls, sites: Sites, features: Tensor) -> SparseTensor:
         """Features on sites that are known to be right; checks nothing."""
         tensor = cls.__new__(cls)
+        mark_rows_dynamic(features)
         tensor.features = features
         tensor.sites = sites
         return tensor
@@ -111,8 +114,11 @@ class SparseTensor:
 
     def replace(self, features: Tensor) -> SparseTensor:
         """Other features on the same sites; [N, any C]."""
-        if features.ndim != 2 or features.shape[0] != self.features.shape[0]:
+        _check_features(features)
+        if features.shape[0] != self.features.shape[0]:
             raise ValueError(f"features must be [{self.features.shape[0]}, C], got {list(features.shape)}")
+        if features.device != self.sites.device:
+            raise ValueError(f"features must be on {self.sites.device} like the sites, got {features.device}")
         return SparseTensor.on(self.sites, features)
 
     def clear_cache(self) -> None:
@@ -124,6 +130,7 @@ class SparseTensor:
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
         """Like `torch.Tensor.to`; a type applies to the features, a device to both. Kernel maps stay behind."""
         features = self.features.to(*args, **kwargs)
+        _check_features(features)
         if features.device == self.coords.device:
             return SparseTensor.on(self.sites, features)
         return SparseTensor.on(self.sites.with_coords(self.coords.to(features.device)), features)
@@ -158,6 +165,7 @@ class SparseTensor:
 
     def sample(self, index: int) -> SparseTensor:
         """Sample `index` of the batch as a batch of one."""
+        index = operator.index(index)
         if not 0 <= index < self.batch_size:
             raise ValueError(f"sample must be in [0, {self.batch_size}), got {index}")
         mask = self.coords[:, 0] == index
@@ -176,21 +184,9 @@ class SparseTensor:
         """Sum cell by cell: on equal sites in this tensor's row order, else on their union in lexicographic order."""
         if not isinstance(other, SparseTensor):
             return NotImplemented
-        if other.sites is self.sites:
-            return SparseTensor.on(self.sites, self.features + other.features)
-        check_same_grid(self, other, "+")
-        if self.features.shape[1] != other.features.shape[1]:
-            raise ValueError(
-                f"+ takes equal channels, got {self.features.shape[1]} and {other.features.shape[1]}"
-            )
-        rows = rows_on(self.sites, other.sites)
-        if rows is not None:
-            return SparseTensor.on(self.sites, self.features + other.features[rows])
-        coords, order, offsets = torch.ops.sparseconv.unique_coords(torch.cat([self.coords, other.coords]))
-        features = torch.ops.sparseconv.gather_sum(
-            torch.cat([self.features, other.features]), offsets, order, None
-        )
-        return SparseTensor.on(self.sites.with_coords(coords), features)
+        from .joining import add  # which is written over this class
+
+        return add(self, other)
 
     # --- dense --------------------------------------------------------------------------------------------------------------
 
@@ -201,12 +197,10 @@ class SparseTensor:
             shape: cells per axis; needed where spatial_shape is None.
             origin: the cell that becomes index 0; needed where spatial_shape is None.
         """
-        if self.spatial_shape is None and (shape is None or origin is None):
+        size = self.spatial_shape if shape is None else check_cells(shape, self.ndim, "shape", 1)
+        start = (0,) * self.ndim if origin is None else check_cells(origin, self.ndim, "origin", -(2**31))
+        if size is None or (self.spatial_shape is None and origin is None):
             raise ValueError("dense() of a tensor without spatial_shape needs shape= and origin=")
-        size = tuple(shape if shape is not None else self.spatial_shape or ())
-        start = tuple(origin if origin is not None else (0,) * self.ndim)
-        if len(size) != self.ndim or len(start) != self.ndim:
-            raise ValueError(f"shape and origin must have {self.ndim} axes, got {size} and {start}")
         index = self.coords.to(torch.int64) - torch.tensor((0, *start), device=self.coords.device)
         inside = ((index[:, 1:] >= 0) & (index[:, 1:] < torch.tensor(size, device=index.device))).all(1)
         if not bool(inside.all()):
@@ -229,6 +223,7 @@ class SparseTensor:
 
     def __setstate__(self, state: tuple[Tensor, Sites]) -> None:
         self.features, self.sites = state
+        mark_rows_dynamic(self.features)
 
 
 def _check_features(features: Any) -> None:
@@ -236,76 +231,10 @@ def _check_features(features: Any) -> None:
         raise TypeError(f"features must be a torch.Tensor [N, C], got {type(features).__name__}")
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, got {features.dtype}")
+    if features.layout != torch.strided:
+        raise TypeError(f"features must be a dense tensor [N, C], got {features.layout}")
     if features.ndim != 2:
         raise ValueError(f"features must be [N, C], got {list(features.shape)}")
-
-
-def check_same_grid(first: SparseTensor, other: SparseTensor, name: str) -> None:
-    """Raises unless both tensors count cells of the same grid."""
-    for label in ("ndim", "stride", "batch_size", "spatial_shape", "device", "dtype"):
-        have, got = getattr(first, label), getattr(other, label)
-        if have != got:
-            raise ValueError(f"{name} takes tensors of equal {label}, got {have} and {got}")
-
-
-def rows_on(sites: Sites, other: Sites) -> Tensor | None:
-    """The row of `other` for each row of `sites`, int64 [N], where both are the same set of cells; else None."""
-    if len(sites) != len(other):
-        return None
-    rows: Tensor = torch.ops.sparseconv.find_rows(other.coords, sites.coords)
-    return None if bool((rows < 0).any()) else rows
-
-
-def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
-    """Concatenates channels of tensors on the same cells; rows in the order of the first.
-
-    Raises:
-        ValueError: where the tensors' sites differ.
-    """
-    if not tensors:
-        raise ValueError("cat takes at least one tensor, got none")
-    first = tensors[0]
-    columns = [first.features]
-    for other in tensors[1:]:
-        if other.sites is first.sites:
-            columns.append(other.features)
-            continue
-        check_same_grid(first, other, "cat")
-        rows = rows_on(first.sites, other.sites)
-        if rows is None:
-            raise ValueError(
-                f"cat takes tensors on the same cells, got {len(first)} and {len(other)} rows that differ"
-            )
-        columns.append(other.features[rows])
-    return SparseTensor.on(first.sites, torch.cat(columns, 1))
-
-
-def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
-    """One batch of several tensors: the batches follow each other, empty samples included.
-
-    Raises:
-        ValueError: where stride, spatial_shape, channels, types or devices differ.
-    """
-    if not tensors:
-        raise ValueError("collate takes at least one tensor, got none")
-    first = tensors[0]
-    coords, total = [], 0
-    for other in tensors:
-        for label in ("ndim", "stride", "spatial_shape", "device", "dtype"):
-            if getattr(first, label) != getattr(other, label):
-                raise ValueError(
-                    f"collate takes tensors of equal {label}, got {getattr(first, label)} and {getattr(other, label)}"
-                )
-        if first.features.shape[1] != other.features.shape[1]:
-            raise ValueError(
-                f"collate takes tensors of equal channels, got {first.features.shape[1]} and {other.features.shape[1]}"
-            )
-        shift = torch.zeros(1 + other.ndim, dtype=torch.int32, device=other.device)
-        shift[0] = total
-        coords.append(other.coords + shift)
-        total += other.batch_size
-    sites = Sites(torch.cat(coords), first.stride, first.spatial_shape, total)
-    return SparseTensor.on(sites, torch.cat([x.features for x in tensors]))
 
 
 def from_dense(dense: Tensor, mask: Tensor | None = None) -> SparseTensor:
@@ -318,19 +247,26 @@ def from_dense(dense: Tensor, mask: Tensor | None = None) -> SparseTensor:
     Returns:
         A tensor with spatial_shape = shape, rows in lexicographic order.
     """
+    if not isinstance(dense, Tensor):
+        raise TypeError(
+            f"from_dense: dense must be a torch.Tensor [B, C, *shape], got {type(dense).__name__}"
+        )
     if not dense.is_floating_point():
         raise TypeError(f"from_dense: dense must be floating point, got {dense.dtype}")
+    _native.require_device(dense.device)
     if not 3 <= dense.ndim <= 6:
         raise ValueError(
             f"from_dense: dense must be [B, C, *shape] with 1 to 4 axes, got {list(dense.shape)}"
         )
     rows = dense.movedim(1, -1)
     keep = (rows != 0).any(-1) if mask is None else mask
+    if not isinstance(keep, Tensor):
+        raise TypeError(f"from_dense: mask must be a bool tensor, got {type(keep).__name__}")
     if keep.dtype != torch.bool or keep.shape != rows.shape[:-1]:
         raise ValueError(
             f"from_dense: mask must be bool {list(rows.shape[:-1])}, got {keep.dtype} {list(keep.shape)}"
         )
-    coords = keep.nonzero().to(torch.int32)
+    coords = keep.nonzero().to(torch.int32).contiguous()  # nonzero writes column by column
     sites = Sites(coords, (1,) * (dense.ndim - 2), tuple(dense.shape[2:]), dense.shape[0])
     return SparseTensor.on(sites, rows[keep])
 

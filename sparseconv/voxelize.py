@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .sites import Sites, check_batch_size
+from .functional import accumulation
+from .sites import Sites, check_batch_size, check_spatial_shape
 from .tensor import SparseTensor
 
 REDUCTIONS = ("mean", "max", "first", "sum")
@@ -25,6 +26,13 @@ def _per_axis(value: Floats, ndim: int, name: str) -> list[float]:
     if len(values) != ndim or not all(map(math.isfinite, values)):
         raise ValueError(f"{name} must be a finite number or {ndim} of them, got {value!r}")
     return values
+
+
+def _voxel_size(value: Floats, ndim: int, name: str) -> list[float]:
+    size = _per_axis(value, ndim, "voxel_size")
+    if any(edge <= 0 for edge in size):
+        raise ValueError(f"{name}: voxel_size must be positive, got {value!r}")
+    return size
 
 
 def _check_points(points: Tensor, name: str) -> None:
@@ -44,15 +52,21 @@ def _check_batch(
     check_batch_size(batch_size, 1 if batch is None else 0)
     if batch is None:
         return None, 1 if batch_size is None else batch_size
+    if not isinstance(batch, Tensor):
+        raise TypeError(
+            f"{name}: batch must be a torch.Tensor [N] of int32 or int64, got {type(batch).__name__}"
+        )
+    if batch.device != points.device:
+        raise ValueError(f"{name}: batch must be on {points.device} like the points, got {batch.device}")
     if batch.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name}: batch must be int32 or int64 [N], got {batch.dtype}")
     if batch.shape != points.shape[:1]:
         raise ValueError(f"{name}: batch must be [{points.shape[0]}], got {list(batch.shape)}")
-    low, high = (int(batch.min()), int(batch.max())) if len(batch) else (0, -1)
+    low, high = (int(batch.min()), int(batch.max())) if len(batch) else (0, 0)
     size = high + 1 if batch_size is None else batch_size
     if size >= 2**31:
         raise ValueError(f"{name}: batch indices must be below 2^31, got {high}")
-    if low < 0 or high >= size:
+    if len(batch) and (low < 0 or high >= size):
         raise ValueError(f"{name}: batch must lie in [0, {size}), got {low} .. {high}")
     return batch.to(torch.int32).contiguous(), size
 
@@ -101,14 +115,12 @@ def voxelize(
         )
     if reduce not in REDUCTIONS:
         raise ValueError(f"voxelize: reduce must be one of {REDUCTIONS}, got {reduce!r}")
-    size = _per_axis(voxel_size, ndim, "voxel_size")
-    if any(edge <= 0 for edge in size):
-        raise ValueError(f"voxelize: voxel_size must be positive, got {voxel_size!r}")
+    size = _voxel_size(voxel_size, ndim, "voxelize")
+    shape = None if spatial_shape is None else check_spatial_shape(spatial_shape, ndim)
     batch, samples = _check_batch(batch, points, batch_size, "voxelize")
     coords, voxel_of_point, order, offsets = torch.ops.sparseconv.voxel_runs(
         points.detach().contiguous(), batch, _per_axis(origin, ndim, "origin"), size
     )
-    shape = None if spatial_shape is None else tuple(int(n) for n in spatial_shape)
     if shape is not None:
         _check_inside(coords, shape)
     sites = Sites(coords, (1,) * ndim, shape, samples)
@@ -118,15 +130,13 @@ def voxelize(
         return SparseTensor.on(
             sites, torch.ops.sparseconv.gather_max(features, offsets, order)[0]
         ), voxel_of_point
-    total = torch.ops.sparseconv.gather_sum(features, offsets, order, None)
+    total = torch.ops.sparseconv.gather_sum(accumulation(features), offsets, order, None)
     if reduce == "mean":
         total = total / offsets.diff().to(total.dtype)[:, None]
-    return SparseTensor.on(sites, total), voxel_of_point
+    return SparseTensor.on(sites, total.to(features.dtype)), voxel_of_point
 
 
 def _check_inside(coords: Tensor, shape: tuple[int, ...]) -> None:
-    if len(shape) != coords.shape[1] - 1:
-        raise ValueError(f"voxelize: spatial_shape must have {coords.shape[1] - 1} axes, got {shape}")
     if len(coords) == 0:
         return
     low, high = (bound.tolist()[1:] for bound in torch.aminmax(coords, dim=0))
@@ -162,6 +172,8 @@ def devoxelize(
     Returns:
         [N, C]; gradients flow to x.features.
     """
+    if not isinstance(x, SparseTensor):
+        raise TypeError(f"devoxelize: x must be a SparseTensor, got {type(x).__name__}")
     if isinstance(points, Tensor) and points.dtype in (torch.int32, torch.int64):
         return _rows_to_points(x, points.to(torch.int64))
     _check_points(points, "devoxelize")
@@ -176,26 +188,27 @@ def devoxelize(
     if not bool(torch.isfinite(points).all()):
         row = int((~torch.isfinite(points)).any(1).nonzero()[0, 0])
         raise ValueError(f"devoxelize: points must be finite, got {points[row].tolist()} in row {row}")
-    batch, _ = _check_batch(batch, points, x.batch_size, "devoxelize")
-    edges = [
-        edge * float(step)
-        for edge, step in zip(_per_axis(voxel_size, x.ndim, "voxel_size"), x.stride, strict=True)
-    ]
-    start = _per_axis(origin, x.ndim, "origin")
+    batch, _ = _check_batch(batch, points, max(x.batch_size, 1), "devoxelize")
 
     def numbers(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=points.device)
 
-    place = (points.detach().to(torch.float64) - numbers(start)) / numbers(edges)
+    start, size = numbers(_per_axis(origin, x.ndim, "origin")), _voxel_size(voxel_size, x.ndim, "devoxelize")
+    place = (points.detach().to(torch.float64) - start) / numbers(size)  # in cells of the input grid
+    steps = numbers([float(step) for step in x.stride])
     samples = torch.zeros(len(points), dtype=torch.int32) if batch is None else batch
     if mode == "nearest":
-        return _rows_to_points(x, torch.ops.sparseconv.find_rows(x.coords, _queries(samples, place.floor())))
+        # Whole steps are taken from voxelize's own cells: one division by both would round points into other cells.
+        whole = torch.tensor([step == int(step) for step in x.stride], device=points.device)
+        cell = (torch.where(whole, place.floor(), place) / steps).floor()
+        return _rows_to_points(x, _find_cells(x, samples, cell))
+    place = place / steps
     corner = (place - 0.5).floor()
     share = place - 0.5 - corner
     rows, weights = [], []
     for offset in itertools.product((0, 1), repeat=x.ndim):
         step = numbers(offset)
-        rows.append(torch.ops.sparseconv.find_rows(x.coords, _queries(samples, corner + step)))
+        rows.append(_find_cells(x, samples, corner + step))
         weights.append(torch.where(step > 0, share, 1 - share).prod(1))
     corners, weight = torch.stack(rows, 1), torch.stack(weights, 1)
     weight = torch.where(corners >= 0, weight, torch.zeros_like(weight))
@@ -204,12 +217,20 @@ def devoxelize(
     return _weighted_rows(x, corners, weight)
 
 
-def _queries(samples: Tensor, cells: Tensor) -> Tensor:
-    limit = 2**31 - 2
-    return torch.cat([samples[:, None], cells.clamp(-limit, limit).to(torch.int32)], 1)
+def _find_cells(x: SparseTensor, samples: Tensor, cells: Tensor) -> Tensor:
+    """The row of x at each cell, float64 [N, D], or -1. A cell outside x's bounds, however far, widens no key."""
+    if len(x) == 0:
+        return torch.full((len(cells),), -1, dtype=torch.int64, device=cells.device)
+    low, high = torch.aminmax(x.coords[:, 1:], dim=0)
+    inside = ((cells >= low) & (cells <= high)).all(1)
+    queries = torch.where(inside[:, None], cells, low.to(cells.dtype)).to(torch.int32)
+    rows = torch.ops.sparseconv.find_rows(x.coords, torch.cat([samples[:, None], queries], 1))
+    return torch.where(inside, rows, torch.full_like(rows, -1))
 
 
 def _rows_to_points(x: SparseTensor, rows: Tensor) -> Tensor:
+    if rows.device != x.device:
+        raise ValueError(f"devoxelize: rows must be on {x.device} like the voxels, got {rows.device}")
     if rows.ndim != 1:
         raise ValueError(f"devoxelize: rows must be [N], got {list(rows.shape)}")
     if len(rows) and (int(rows.min()) < -1 or int(rows.max()) >= len(x)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine import refuses
@@ -48,7 +49,50 @@ def test_features_of_a_wrong_type_or_shape() -> None:
     refuses(
         lambda: tensor(torch.ones(3, 4, dtype=torch.complex64)), "complex64", kind=(TypeError, ValueError)
     )
-    refuses(lambda: tensor().replace(torch.ones(4, 4)), "3", r"\[4, 4\]")
+    refuses(lambda: tensor(torch.ones(3, 4).to_sparse()), "sparse_coo", kind=TypeError)
+
+
+def test_other_features_of_a_wrong_type_or_shape() -> None:
+    x = tensor()
+    refuses(lambda: x.replace(torch.ones(4, 4)), "3", r"\[4, 4\]")
+    refuses(lambda: x.replace(torch.ones(3)), r"\[N, C\]", r"\[3\]")
+    refuses(lambda: x.replace([[1.0]] * 3), "list", kind=TypeError)
+    refuses(lambda: x.replace(torch.ones(3, 4, dtype=torch.int64)), "int64", kind=TypeError)
+    refuses(lambda: x.replace(torch.ones(3, 4, device="meta")), "meta", "cpu")
+    refuses(lambda: x.to(torch.int32), "int32", kind=TypeError)
+    for wrong in (0.5, "0", None):
+        refuses(lambda wrong=wrong: x.sample(wrong), "integer", kind=TypeError)
+
+
+def test_operands_that_do_not_fit() -> None:
+    """Also on the very same sites, where adding would broadcast one channel over all."""
+    x = tensor()
+    for channels in (1, 5):
+        refuses(lambda c=channels: x + x.replace(torch.ones(3, c)), "channels", "4", str(channels))
+    for join in (sparseconv.cat, sparseconv.collate):
+        refuses(lambda join=join: join([x.features, x.features]), "SparseTensor", "Tensor", kind=TypeError)
+        refuses(lambda join=join: join([x, None]), "NoneType", kind=TypeError)
+        refuses(lambda join=join: join(x), "list", "SparseTensor", kind=TypeError)
+        refuses(lambda join=join: join([]), "none")
+    refuses(lambda: sparseconv.clear_cache(x.features), "SparseTensor", kind=TypeError)
+    last = tensor(torch.ones(1, 1), torch.tensor([[2**31 - 2, 0]], dtype=torch.int32))
+    refuses(lambda: sparseconv.collate([last, last]), "batch_size", str(2**32 - 2))
+    refuses(lambda: tensor(torch.ones(1, 1), torch.tensor([[2**31 - 1, 0]], dtype=torch.int32)), "batch_size")
+
+
+def test_grids_that_do_not_fit() -> None:
+    x = tensor()
+    here = (0, 0, 0)
+    refuses(lambda: x.dense(shape=(9.0, 9, 9), origin=here), "shape", "9.0", kind=TypeError)
+    refuses(lambda: x.dense(shape=9, origin=here), "shape", kind=TypeError)
+    refuses(lambda: x.dense(shape=(9, 9), origin=here), "shape", r"\(9, 9\)")
+    refuses(lambda: x.dense(shape=(9, 9, 9), origin=(0.5, 0, 0)), "origin", "0.5", kind=TypeError)
+    empty = tensor(torch.ones(0, 4), COORDS[:0], batch_size=1)
+    refuses(lambda: empty.dense(shape=(-1, 9, 9), origin=here), "shape", "-1")
+    grid = torch.ones(1, 2, 3)
+    refuses(lambda: sparseconv.from_dense(grid.numpy()), "ndarray", kind=TypeError)
+    refuses(lambda: sparseconv.from_dense(grid, [[True] * 3]), "list", kind=TypeError)
+    refuses(lambda: sparseconv.from_dense(grid.to("meta")), "meta")
 
 
 def test_features_and_coordinates_on_two_devices() -> None:
@@ -92,6 +136,10 @@ def test_coordinates_out_of_range() -> None:
         refuses(
             lambda shape=shape: tensor(spatial_shape=shape), "spatial_shape", kind=(ValueError, TypeError)
         )
+    for shape in ((4.5, 4, 4), (4.0, 4, 4), "444", 4):
+        refuses(lambda shape=shape: tensor(spatial_shape=shape), "spatial_shape", kind=TypeError)
+    refuses(lambda: tensor(spatial_shape=(2**31 + 1, 4, 4)), "spatial_shape", "2147483649")
+    assert tensor(spatial_shape=np.array([4, 5, 6])).spatial_shape == (4, 5, 6)
     refuses(lambda: tensor(batch_size=-1), "batch_size")
     refuses(lambda: tensor(batch_size=2.5), "batch_size", kind=TypeError)
 
@@ -158,10 +206,14 @@ def test_arguments_of_voxelize() -> None:
     batch = torch.zeros(10, dtype=torch.int64)
     refuses(lambda: voxelize(POINTS, voxel_size=1, batch=batch[:9]), "10", "9")
     refuses(lambda: voxelize(POINTS, voxel_size=1, batch=batch.float()), "float32", kind=TypeError)
+    refuses(lambda: voxelize(POINTS, voxel_size=1, batch=[0] * 10), "list", kind=TypeError)
+    refuses(lambda: voxelize(POINTS, voxel_size=1, batch=batch.to("meta")), "meta", "cpu")
     refuses(lambda: voxelize(POINTS, voxel_size=1, batch=batch - 1), "-1")
     refuses(lambda: voxelize(POINTS, voxel_size=1, batch=batch + 2, batch_size=2), r"\b2\b")
     refuses(lambda: voxelize(POINTS, voxel_size=1, batch=batch + 2**40), "batch")
     refuses(lambda: voxelize(POINTS, voxel_size=1, spatial_shape=(1, 1)), "spatial_shape")
+    refuses(lambda: voxelize(POINTS, voxel_size=1, spatial_shape=(9.5, 9, 9)), "9.5", kind=TypeError)
+    refuses(lambda: voxelize(POINTS[:0], voxel_size=1, spatial_shape=(0, 9, 9)), "spatial_shape", "0")
     refuses(lambda: voxelize(POINTS - 3, voxel_size=1, spatial_shape=(1, 1, 1)), r"axis 0", "-3")
     refuses(
         lambda: voxelize(POINTS.to("meta"), voxel_size=1),
@@ -186,6 +238,11 @@ def test_arguments_of_devoxelize() -> None:
     refuses(lambda: sparseconv.devoxelize(x, POINTS), "voxel_size")
     refuses(lambda: sparseconv.devoxelize(x, POINTS[:, :2], voxel_size=0.5), "3", r"\[10, 2\]")
     refuses(lambda: sparseconv.devoxelize(x, POINTS, voxel_size=0.5, mode="cubic"), "cubic", "trilinear")
+    for size in (0, -0.5, math.nan):
+        refuses(lambda size=size: sparseconv.devoxelize(x, POINTS, voxel_size=size), "voxel_size")
+    refuses(lambda: sparseconv.devoxelize(x.features, POINTS, voxel_size=1), "SparseTensor", kind=TypeError)
+    refuses(lambda: sparseconv.devoxelize(x, POINTS, voxel_size=1, batch=[0] * 10), "list", kind=TypeError)
+    refuses(lambda: sparseconv.devoxelize(x, index.to("meta")), "meta", "cpu")
 
 
 def test_refuses_can_fail() -> None:

@@ -47,6 +47,23 @@ def test_inputs_of_layers(name: str) -> None:
     )
 
 
+def test_inputs_of_torchs_own_layers() -> None:
+    """Their own complaints are RuntimeErrors that do not say which layer."""
+    x = random_tensor(3, 50, 4, extent=6)
+    for layer in (spnn.Linear(4, 3), spnn.BatchNorm(4), spnn.BatchNorm(4, affine=False), spnn.LayerNorm(4)):
+        name = type(layer).__name__
+        refuses(lambda layer=layer: layer(x.to(torch.float64)), name, "float64", "float32", kind=TypeError)
+        refuses(lambda layer=layer: layer.double()(x), name, "float64", "float32", kind=TypeError)
+    refuses(lambda: spnn.Linear(4, 3)(x.to(torch.bfloat16)), "Linear", "bfloat16", kind=TypeError)
+    refuses(lambda: spnn.PReLU(3)(x), "PReLU", r"\[N, 3\]", r"\[\d+, 4\]")
+    refuses(lambda: spnn.LayerNorm((50, 4))(x), "LayerNorm", r"\(50, 4\)")
+    refuses(lambda: sparseconv.models.MinkUNet14(4, 5, width=float("inf")), "width", "inf")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = spnn.BatchNorm(4)(x.to(torch.bfloat16))
+        assert spnn.Linear(4, 3)(half).features.dtype == torch.bfloat16
+    assert spnn.LayerNorm(4)(spnn.BatchNorm(4)(x.to(torch.bfloat16))).features.dtype == torch.bfloat16
+
+
 def test_targets_that_do_not_fit() -> None:
     x = random_tensor(3, 50, 4, extent=6, batch_size=2)
     down = spnn.Conv3d(4, 4, 2, stride=2)(x)
@@ -86,7 +103,10 @@ def test_geometries_that_do_not_exist() -> None:
         refuses(lambda options=options: spnn.Conv3d(4, 4, **options), name if name != "groups" else "groups")
     for value in (2.0, "3", None, True):
         refuses(lambda value=value: spnn.Conv3d(4, 4, value), "kernel_size|int", kind=(TypeError, ValueError))
-    for channels in (0, -4, 2.5):
+    for name in ("stride", "padding", "dilation"):
+        for cls in (spnn.Conv3d, spnn.ConvTranspose3d):
+            refuses(lambda cls=cls, name=name: cls(4, 4, 3, **{name: 2**31}), name, "2147483648")
+    for channels in (0, -4, 2.5, True):
         refuses(
             lambda channels=channels: spnn.Conv3d(channels, 4, 3), "in_channels", kind=(ValueError, TypeError)
         )
@@ -126,6 +146,8 @@ def test_arguments_of_build_kernel_map() -> None:
     refuses(lambda: build(COORDS, COORDS[:, :3].contiguous(), kernel_size=3), r"\b3\b|\b2\b")
     refuses(lambda: build(COORDS, kernel_size=3, stride=2, submanifold=True), "submanifold")
     refuses(lambda: build(COORDS, kernel_size=3, spatial_shape=(1, 1, 1)), "axis")
+    tap = torch.zeros(1, 3, dtype=torch.int32, device="meta")
+    refuses(lambda: build(COORDS, kernel_size=3, taps=tap), "meta")
 
 
 def test_a_kernel_map_from_another_tensor() -> None:
@@ -148,13 +170,48 @@ def test_a_kernel_map_from_another_tensor() -> None:
         kind=TypeError,
     )
     refuses(lambda: functional.conv(x.features, torch.ones(27, 4, 2), None, kmap, dataflow="x"), "fused")
+    weight = torch.ones(27, 4, 2)
+    refuses(lambda: functional.conv([1.0], weight, None, kmap), "features", "list", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, [1.0], None, kmap), "weight", "list", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, weight.to_sparse(), None, kmap), "weight", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, weight, None, None), "KernelMap", "NoneType", kind=TypeError)
+    refuses(lambda: functional.conv(x.features, weight[:, :2], None, kmap, groups=2.0), "groups", "2.0")
+    refuses(lambda: functional.sum_pool(x.features[:, 0], kmap), r"\[N, C\]")
+    refuses(lambda: functional.avg_pool(x.features, kmap, count="kernel", volume=0), "volume", "0")
     refuses(lambda: functional.conv(x.features.to("meta"), torch.ones(27, 4, 2), None, kmap), "meta", "cpu")
+
+
+def test_kernel_maps_made_by_hand() -> None:
+    """What the kernels would read and write out of bounds is refused before they see it."""
+    arrays = {
+        "pairs": torch.tensor([[0, 0], [1, 2], [2, 1]], dtype=torch.int32),
+        "tap_offsets": torch.tensor([0, 2, 3]),
+        "in_coords": COORDS,
+        "out_coords": COORDS,
+    }
+
+    def make(**changes: Any) -> sparseconv.KernelMap:
+        return sparseconv.KernelMap(**{**arrays, **changes})
+
+    assert functional.conv(torch.ones(3, 1), torch.ones(2, 1, 1), None, make()).tolist() == [[1], [1], [1]]
+    for pair in ([10**9, 0], [0, 10**9], [-1, 0], [0, -1], [3, 0], [0, 3]):
+        wrong = torch.tensor([pair, [1, 2], [2, 1]], dtype=torch.int32)
+        refuses(lambda wrong=wrong: make(pairs=wrong), "column", r"\[0, 3\)")
+    for offsets in ([0, 2], [0, 4, 3], [1, 2, 3], [-1, 2, 3], []):
+        refuses(lambda offsets=offsets: make(tap_offsets=torch.tensor(offsets).long()), "from 0 to 3")
+    refuses(lambda: make(pairs=arrays["pairs"][[1, 0, 2]]), "increase")
+    refuses(lambda: make(pairs=arrays["pairs"].long()), "pairs", "int32", "int64", kind=TypeError)
+    refuses(lambda: make(pairs=arrays["pairs"].tolist()), "pairs", "list", kind=TypeError)
+    refuses(lambda: make(pairs=arrays["pairs"].t().contiguous().t()), "contiguous")
+    refuses(lambda: make(tap_offsets=arrays["tap_offsets"].int()), "tap_offsets", "int32", kind=TypeError)
+    refuses(lambda: make(out_coords=COORDS[:, :3].contiguous()), r"\[3, 4\]", r"\[3, 3\]")
 
 
 def test_indices_of_segments() -> None:
     x = torch.ones(5, 2)
     for name in ("segment_sum", "segment_mean", "segment_max"):
         call = getattr(functional, name)
+        refuses(lambda call=call: call(x, [0] * 5, 3), "list", kind=TypeError)
         refuses(lambda call=call: call(x, torch.tensor([0, 1, 2, 3, 4]), 3), r"\b3\b")
         refuses(lambda call=call: call(x, torch.tensor([0, -1, 0, 0, 0]), 3), "-1")
         refuses(lambda call=call: call(x, torch.tensor([0, 1]), 3), r"\[2\]|\b5\b")

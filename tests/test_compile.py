@@ -174,7 +174,7 @@ def test_a_conv_norm_relu_block_compiles_whole_and_once(backend: str) -> None:
 def test_the_second_scan_already_compiles_nothing(backend: str) -> None:
     """The contract says "does not recompile for another scan": not even for the second."""
     net = block()
-    compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=True)
+    compiled = torch.compile(net, fullgraph=True, backend=backend)
     compiled(another_scan(1))
     with torch._dynamo.config.patch(error_on_recompile=True):
         for seed in (2, 3):

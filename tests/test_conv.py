@@ -223,6 +223,8 @@ def test_strides_multiply_and_divide() -> None:
     assert tuple(down.stride) == (2, 3)
     up = spnn.ConvTranspose2d(2, 2, 2, stride=(4, 3))(down)
     assert tuple(Fraction(s) for s in up.stride) == (Fraction(1, 2), Fraction(1))
+    assert [type(s) for s in up.stride] == [Fraction, int]
+    assert repr(spnn.MaxPool2d((2, 1))(up).stride) == "(1, 1)", "whole numbers are ints again"
     with pytest.raises(ValueError):
         spnn.ConvTranspose2d(2, 2, 2, stride=2)(down, x)  # (1, 3/2) is not x's stride
     with pytest.raises(ValueError):

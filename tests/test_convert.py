@@ -168,6 +168,9 @@ def test_wrong_weights_raise() -> None:
         ValueError, match=r"a weight of spconv layout must be \[C, 3, 3, 3, C\], got \[27, 4, 8\]"
     ):
         convert.weight_from("spconv", torch.zeros(27, 4, 8), (3, 3, 3))
+    for call in (convert.weight_from, convert.weight_to):
+        with pytest.raises(TypeError, match=r"torch.Tensor, got list"):
+            call("minkowski", [1.0], (3, 3, 3))
     with pytest.raises(ValueError, match=r"minkowski layout must be \[27, C, C\]"):
         convert.weight_from("minkowski", torch.zeros(8, 4, 8), (3, 3, 3))
     with pytest.raises(ValueError, match='"spconv" has no groups'):

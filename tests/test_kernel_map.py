@@ -15,7 +15,7 @@ from strategies import Case, cases, coords_of, same_bits
 
 import sparseconv
 import sparseconv.nn as spnn
-from sparseconv import kernel_map, mapping
+from sparseconv import kernel_map, mapping, pairs
 
 METHODS = ["hash", "sort"]
 
@@ -159,10 +159,10 @@ def test_a_table_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -
     x = random_tensor(3, 300, 1, extent=8)
     kmap = sparseconv.build_kernel_map(x.coords, kernel_size=3, submanifold=True)
     size = 4 * 27 * len(x.coords)
-    monkeypatch.setattr(kernel_map, "TABLE_LIMIT", size - 1)
+    monkeypatch.setattr(pairs, "TABLE_LIMIT", size - 1)
     with pytest.raises(ValueError, match=rf"{size - 1}.*{size}"):
         _ = kmap.neighbors
-    monkeypatch.setattr(kernel_map, "TABLE_LIMIT", size)
+    monkeypatch.setattr(pairs, "TABLE_LIMIT", size)
     assert kmap.neighbors.shape == (27, len(x.coords))
 
 

@@ -453,9 +453,7 @@ def test_wrong_types_shapes_and_sizes_raise() -> None:
         ),
         lambda: cpu.count_pairs(1, np.zeros(4, np.int32), np.zeros(1, np.int64)),
         lambda: cpu.gather_gemm(1, x, w[:, :3], None, pairs, offsets, 1, False, False, out, scratch),
-        lambda: cpu.gather_gemm(
-            1, x, w.astype(float), None, pairs, offsets, 1, False, False, out, scratch
-        ),
+        lambda: cpu.gather_gemm(1, x, w.astype(float), None, pairs, offsets, 1, False, False, out, scratch),
         lambda: cpu.gather_gemm(
             1, x, w, np.zeros(4, np.float32), pairs, offsets, 1, False, False, out, scratch
         ),

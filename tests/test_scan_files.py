@@ -139,6 +139,9 @@ def test_npy_and_npz(tmp_path: Path, table: np.ndarray, dtype: type) -> None:
         assert scan.points.flags.c_contiguous
         assert np.array_equal(scan.points, table[:, :3])
     assert np.array_equal(read_scan(tmp_path / "a.npz").attributes["remission"], table[:, 3])
+    np.save(tmp_path / "big-endian.npy", table.astype(table.dtype.newbyteorder(">")))
+    scan = read_scan(tmp_path / "big-endian.npy")
+    assert scan.points.dtype == dtype and np.array_equal(scan.points, table[:, :3])
     np.save(tmp_path / "none.npy", np.empty((0, 3), dtype))
     assert len(read_scan(tmp_path / "none.npy")) == 0
 
@@ -214,6 +217,7 @@ def test_bad_bin(tmp_path: Path, table: np.ndarray) -> None:
     refused(write(tmp_path / "inf.bin", bad.tobytes()), "row 7", "not finite")
     assert len(read_scan(tmp_path / "inf.bin", drop_invalid=True)) == 19
     refused(write(tmp_path / "a.bin", table.tobytes()), "columns=7", columns=7)
+    refused(tmp_path / "a.bin", r"columns=()", columns=())
 
 
 def test_points_that_are_not_finite(tmp_path: Path, table: np.ndarray, open3d: Any) -> None:

@@ -188,6 +188,10 @@ def test_collate_keeps_empty_samples_and_order() -> None:
     assert torch.equal(grad, torch.ones_like(grad))
     with pytest.raises(ValueError, match="stride"):
         sparseconv.collate([a, spnn.MaxPool3d(2)(b)])
+    one = SparseTensor(empty.features, empty.coords)  # an empty scan is a sample too
+    assert one.batch_size == 1 and sparseconv.collate([a, one, b]).batch_size == 7
+    assert spnn.GlobalAvgPool()(one).shape == (1, 4)
+    assert sparseconv.voxelize(torch.ones(0, 3), voxel_size=1, batch=torch.zeros(0).long())[0].batch_size == 1
 
 
 def test_a_batch_equals_its_samples_alone() -> None:
@@ -216,6 +220,8 @@ def test_dense_and_from_dense(data: st.DataObject, ndim: int) -> None:
     back = sparseconv.from_dense(grid)
     assert oracle.rows_of(back.coords.numpy()) == sorted(sites) and tuple(back.spatial_shape) == shape
     assert back.batch_size == 2 and torch.equal(back.dense(), grid)
+    again = getattr(spnn, f"SubMConv{ndim}d")(3, 2, 3).double()
+    same_bits(again(back).dense(), again(x).dense())
     if sites:
         weight = torch.randn(grid.shape, dtype=torch.float64)
         (grad,) = torch.autograd.grad((grid * weight).sum(), features)
@@ -296,6 +302,16 @@ def test_a_reversed_map_survives_its_origin() -> None:
     del kernel_map
     gc.collect()
     same_bits(reverse.reverse().pairs, pairs)
+
+
+def test_a_kernel_map_pickles_and_copies_without_what_can_be_built_again() -> None:
+    kernel_map = sparseconv.build_kernel_map(example().coords, kernel_size=3, stride=2, padding=1)
+    for original in (kernel_map, kernel_map.reverse()):
+        for other in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
+            same_bits(other.pairs, original.pairs)
+            same_bits(other.tap_offsets, original.tap_offsets)
+            same_bits(other.reverse().pairs, original.reverse().pairs)
+            assert torch.equal(other.out_coords, original.out_coords)
 
 
 # --- how it travels --------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_bfloat16_pools(name: str) -> None:
     out = layer(x.replace(rounded)).features
     expected = layer(x.replace(rounded.detach().float())).features
     assert out.dtype == torch.bfloat16
-    assert (out.float() - expected).abs().max() <= 2**-7 * expected.abs().max()
+    assert torch.equal(out, expected.bfloat16()), "a mean is rounded once, after its division"
     out.float().sum().backward()
     assert rounded.grad.dtype == torch.bfloat16 and torch.isfinite(rounded.grad).all()
 
@@ -84,6 +84,25 @@ def test_voxelize_in_bfloat16_and_back() -> None:
     assert x.features.dtype == torch.bfloat16
     assert (x.features.float() - 1).abs().max() < 2**-7  # hundreds of ones: a bfloat16 sum would stop at 256
     assert torch.equal(sparseconv.devoxelize(x, index), x.features[index])
+    features = torch.rand(3000, 2).bfloat16()
+    x, _ = sparseconv.voxelize(points, features, voxel_size=0.5)
+    wide, _ = sparseconv.voxelize(points, features.float(), voxel_size=0.5)
+    assert torch.equal(x.features, wide.features.bfloat16())
+    pool = spnn.GlobalAvgPool()
+    assert torch.equal(pool(wide.replace(x.features)), pool(wide.replace(x.features.float())).bfloat16())
+
+
+def test_sums_and_cat_promote_types() -> None:
+    """As torch's own: a residual block under autocast adds bfloat16 to float32, on one set of sites or two."""
+    x = random_tensor(3, 60, 4, extent=6)
+    again = sparseconv.SparseTensor(x.features, x.coords, batch_size=x.batch_size)
+    shifted = sparseconv.SparseTensor(
+        x.features, x.coords + torch.tensor([0, 1, 0, 0]).int(), batch_size=x.batch_size
+    )
+    for other in (x, again, shifted):
+        assert (x.to(torch.bfloat16) + other).features.dtype == torch.float32
+        assert (x + other.to(torch.float64)).features.dtype == torch.float64
+    assert sparseconv.cat([x.to(torch.bfloat16), again]).features.dtype == torch.float32
 
 
 def test_a_bfloat16_sum_would_be_seen() -> None:

@@ -195,6 +195,30 @@ def test_devoxelize_at_positions(mode: str, stride: int, cloud: dict) -> None:
         close(features.grad, weight_matrix.T @ cotangent, 1e-9)
 
 
+@pytest.mark.parametrize("stride", [2, 3, 5, 6, 7])
+@pytest.mark.parametrize("size", [0.1, 0.05, 0.2, 0.3])
+def test_points_on_the_edges_of_cells_come_back_from_their_own_voxel(size: float, stride: int) -> None:
+    """A coarse voxel is made of voxelize's cells, which one division by size * stride would round differently."""
+    points = (torch.arange(300, dtype=torch.float64) * size)[:, None]
+    fine, index = sparseconv.voxelize(points, voxel_size=size)
+    coarse = spnn.MaxPool1d(stride)(fine)
+    numbers = coarse.replace(coarse.coords[:, 1:].double())
+    expected = fine.coords[index, 1:].div(stride, rounding_mode="floor").double()
+    assert torch.equal(sparseconv.devoxelize(numbers, points, voxel_size=size), expected)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "trilinear"])
+def test_points_far_from_every_voxel_get_zero(mode: str) -> None:
+    """However far: they must not widen the key that the voxels fit."""
+    x, _ = sparseconv.voxelize(torch.rand(50, 3), torch.ones(50, 2), voxel_size=0.5)
+    far = torch.tensor([[1e9, 1e9, 1e9], [0.3, 0.3, 0.3], [1e300, -1e300, 0.3]], dtype=torch.float64)
+    out = sparseconv.devoxelize(x, far, voxel_size=0.5, mode=mode)
+    close(out[1], torch.ones(2), 1e-6)
+    assert not out[[0, 2]].any()
+    empty = sparseconv.SparseTensor(torch.ones(0, 2), torch.zeros(0, 4, dtype=torch.int32))
+    assert not sparseconv.devoxelize(empty, far, voxel_size=0.5, mode=mode).any()
+
+
 def test_devoxelize_gradcheck() -> None:
     x = random_tensor(3, 20, 2, extent=4, dtype=torch.float64, grad=True)
     points = torch.rand(15, 3, dtype=torch.float64) * 4 - 2

@@ -42,7 +42,7 @@ def weight_from(
     the layout has none.
     """
     kernel, volume = _kernel(kernel_size)
-    _check_layout(layout, groups)
+    _check_layout(layout, groups, weight)
     ndim = len(kernel)
     axes = list(range(ndim))
     if layout == "torch":
@@ -99,7 +99,7 @@ def weight_to(
     Arguments and errors as `weight_from`.
     """
     kernel, volume = _kernel(kernel_size)
-    _check_layout(layout, groups)
+    _check_layout(layout, groups, weight)
     _check_shape("our", weight, [volume, None, None])
     ndim = len(kernel)
     axes = list(range(ndim))
@@ -159,7 +159,9 @@ def _first_axis_fastest(layout: str, volume: int) -> bool:
     return layout == "minkowski" or volume % 2 == 1
 
 
-def _check_layout(layout: str, groups: int) -> None:
+def _check_layout(layout: str, groups: int, weight: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"a weight must be a torch.Tensor, got {type(weight).__name__}")
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if groups != 1 and layout not in ("torch", "minkowski"):

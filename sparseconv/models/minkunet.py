@@ -5,13 +5,15 @@
 Source: Choy et al., "4D spatio-temporal ConvNets: Minkowski convolutional neural networks" (CVPR 2019).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
 
 from .. import nn as snn
-from ..tensor import SparseTensor, cat
+from ..joining import cat
+from ..tensor import SparseTensor
 
 STEM = 32  # channels of the stem and of the first downsampling
 PLANES_18 = (32, 64, 128, 256, 128, 128, 96, 96)  # four levels down, four up
@@ -134,8 +136,8 @@ class MinkUNet(nn.Module):
 
 
 def _scale(channels: int, width: float) -> int:
-    if not width > 0:
-        raise ValueError(f"MinkUNet: width must be positive, got {width!r}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"MinkUNet: width must be positive and finite, got {width!r}")
     return max(8, round(channels * width / 8) * 8)
 
 

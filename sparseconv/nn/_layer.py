@@ -4,6 +4,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..tensor import SparseTensor
@@ -26,6 +27,17 @@ def check_ndim(layer: nn.Module, x: SparseTensor, ndim: int, role: str = "input"
         raise ValueError(
             f"{type(layer).__name__}: {role} must have {ndim} spatial axes "
             f"(coords [N, {1 + ndim}]), got {x.ndim} (coords [N, {1 + x.ndim}])"
+        )
+
+
+def check_type(layer: nn.Module, features: Tensor, parameter: Tensor | None) -> None:
+    """Raise TypeError unless torch's kernel takes `features` with `parameter`; float32 parameters may norm half precision."""
+    if parameter is None or torch.is_autocast_enabled(features.device.type):
+        return
+    half = features.dtype in (torch.float16, torch.bfloat16) and not isinstance(layer, nn.Linear)
+    if features.dtype != parameter.dtype and not (half and parameter.dtype == torch.float32):
+        raise TypeError(
+            f"{type(layer).__name__}: features must be {parameter.dtype} like the parameters, got {features.dtype}"
         )
 
 

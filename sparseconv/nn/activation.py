@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..tensor import SparseTensor
-from ._layer import SparseLayer, check_channels, check_input
+from ._layer import SparseLayer, check_channels, check_input, check_type
 
 
 class _Rowwise(SparseLayer):
@@ -27,6 +27,7 @@ class Linear(_Rowwise, nn.Linear):
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Map features [N, in_features] to [N, out_features]."""
         check_channels(self, check_input(self, x).features, self.weight.shape[1])
+        check_type(self, x.features, self.weight)
         out: SparseTensor = super().forward(x)
         return out
 
@@ -53,6 +54,13 @@ class LeakyReLU(_Rowwise, nn.LeakyReLU):
 
 class PReLU(_Rowwise, nn.PReLU):
     """`torch.nn.PReLU` on the features, with one slope or one per channel."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Scale what is negative."""
+        if self.num_parameters != 1:
+            check_channels(self, check_input(self, x).features, self.num_parameters)
+        out: SparseTensor = super().forward(x)
+        return out
 
 
 class RReLU(_Rowwise, nn.RReLU):

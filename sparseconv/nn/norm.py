@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..tensor import SparseTensor
-from ._layer import SparseLayer, check_channels, check_input
+from ._layer import SparseLayer, check_channels, check_input, check_type
 from .pool import sample_index
 
 
@@ -30,6 +30,7 @@ class BatchNorm(SparseLayer, nn.BatchNorm1d):
         """Normalise the features of `x`; raises ValueError unless they are [N, num_features]."""
         x = check_input(self, x)
         check_channels(self, x.features, self.num_features)
+        check_type(self, x.features, self.running_mean if self.weight is None else self.weight)
         return x.replace(self._normalize(x.features))
 
     def _normalize(self, features: Tensor) -> Tensor:  # [N, C]
@@ -49,7 +50,7 @@ class BatchNorm(SparseLayer, nn.BatchNorm1d):
         It does not branch on the number of rows: another process may hold some, a GPU would have to wait for it, and a
         compiled graph does not know it.
         """
-        rows = _accumulation(features)
+        rows = functional.accumulation(features)
         sums = total(torch.cat([rows.sum(dim=0), rows.new_full((1,), rows.shape[0])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count.clamp(min=1)
@@ -136,7 +137,10 @@ class LayerNorm(SparseLayer, nn.LayerNorm):
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Normalise the features of `x`; raises ValueError unless they are [N, C]."""
         x = check_input(self, x)
-        check_channels(self, x.features, self.normalized_shape[-1])
+        if len(self.normalized_shape) != 1:
+            raise ValueError(f"LayerNorm: normalized_shape must be the channels, got {self.normalized_shape}")
+        check_channels(self, x.features, self.normalized_shape[0])
+        check_type(self, x.features, self.weight)
         return x.replace(nn.LayerNorm.forward(self, x.features))
 
 
@@ -160,7 +164,7 @@ class InstanceNorm(SparseLayer, nn.InstanceNorm1d):
         """Normalise the features of `x`; raises ValueError unless they are [N, num_features]."""
         x = check_input(self, x)
         check_channels(self, x.features, self.num_features)
-        rows, index = _accumulation(x.features), sample_index(x)
+        rows, index = functional.accumulation(x.features), sample_index(x)
         centred = rows - _spread(functional.segment_mean(rows, index, x.batch_size), index)
         var = functional.segment_mean(centred.square(), index, x.batch_size)
         out = centred * _spread(torch.rsqrt(var + self.eps), index)
@@ -177,7 +181,7 @@ class GroupNorm(SparseLayer, nn.GroupNorm):
         """Normalise the features of `x`; raises ValueError unless they are [N, num_channels]."""
         x = check_input(self, x)
         check_channels(self, x.features, self.num_channels)
-        rows, index = _accumulation(x.features), sample_index(x)
+        rows, index = functional.accumulation(x.features), sample_index(x)
         groups = rows.view(rows.shape[0], self.num_groups, self.num_channels // self.num_groups)
         mean = functional.segment_mean(groups.mean(dim=2), index, x.batch_size)  # [batch, groups]
         centred = groups - _spread(mean, index).unsqueeze(2)
@@ -231,11 +235,6 @@ def _at_least_two(n: int) -> bool:
 
     known: bool = guard_or_false(n >= 2)
     return known
-
-
-def _accumulation(features: Tensor) -> Tensor:
-    """Half-precision features as float32, in which sums are taken; others as they are."""
-    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

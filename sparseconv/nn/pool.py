@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import functional, kernel_map
 from ..geometry import Geometry, Ints
-from ..kernel_map import KernelMap
+from ..pairs import KernelMap
 from ..sites import Sites
 from ..tensor import SparseTensor
 from ._layer import SparseLayer, check_input, check_ndim
