@@ -106,7 +106,7 @@ void gather_outer(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const 
         }
     });
     constexpr int64_t piece = 4096;
-    for_each_block(cpu, ceil_div(size, piece), [&](int64_t task) {
+    for_each_block(alone_below(cpu, plan.sections * size), ceil_div(size, piece), [&](int64_t task) {
         const int64_t begin = task * piece, end = min_of(size, begin + piece);
         for (int64_t section = 1; section < plan.sections; ++section) {
             for (int64_t i = begin; i < end; ++i) partial[i] += partial[section * size + i];

@@ -39,7 +39,7 @@ void outer_tile(const OuterPanel<A>& panel, const Pair* pairs, int64_t n) {
     for (const Pair* end = pairs + n; pairs != end; ++pairs) {
         const A* a = x + pairs->in * x_stride;
         const A* b = g + pairs->out * g_stride;
-        asm("" : "+r"(a), "+r"(b));  // pointers, see run_tiles
+        asm("" : "+r"(a), "+r"(b));        // pointers, see run_tiles
         __builtin_prefetch(a + kLine<A>);  // what the next tiles read; rows of large strides collide in the first-level cache
         typename V::Reg row[NV];
         SPARSECONV_UNROLL

@@ -61,13 +61,13 @@ template <class S>
 void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight& weight, Acc<S>* packed) {
     const S* data = static_cast<const S*>(weight.data);
     if (is_depthwise(s)) {
-        for_each_block(cpu, taps, [&](int64_t t) {
+        for_each_block(alone_below(cpu, taps * s.groups), taps, [&](int64_t t) {
             for (int64_t g = 0; g < s.groups; ++g) packed[t * s.groups + g] = widen(data[t * weight.tap + g * weight.group]);
         });
         return;
     }
     const PackedWeight<Acc<S>> layout(s);
-    for_each_block(cpu, taps * s.groups, [&](int64_t tg) {
+    for_each_block(alone_below(cpu, taps * s.groups * layout.group_size()), taps * s.groups, [&](int64_t tg) {
         const S* from = data + tg / s.groups * weight.tap + tg % s.groups * weight.group;
         for (int64_t p = 0; p < layout.panels; ++p) {
             const int64_t columns = layout.panel_columns(p), stride = layout.registers(p) * layout.width;

@@ -10,6 +10,11 @@
 
 namespace sparseconv::SPARSECONV_ISA {
 
+// A region of threads costs microseconds, and milliseconds where another process holds a core: work below this many elements is done
+// by the calling thread.
+constexpr int64_t kAlone = 1 << 15;
+SPARSECONV_INLINE Cpu alone_below(const Cpu& cpu, int64_t elements) { return elements < kAlone ? Cpu{1, cpu.shuffle} : cpu; }
+
 template <class Body>
 void for_each_block(const Cpu& cpu, int64_t n, const Body& body) {
     run_blocks(
@@ -46,7 +51,7 @@ SPARSECONV_INLINE int64_t out_row(const Pairs& pairs, int64_t p) { return pairs.
 struct BlockPairs {
     BlockPairs(const Cpu& cpu, const Pairs& pairs, int64_t n_out, int64_t block_rows)
         : taps(pairs.taps), rows(block_rows), blocks(ceil_div(n_out, block_rows)), begins((blocks + 1) * pairs.taps) {
-        for_each_block(cpu, taps, [&](int64_t t) {
+        for_each_block(alone_below(cpu, 16 * blocks * taps), taps, [&](int64_t t) {  // a search reads some 16 pairs
             const int64_t last = pairs.tap_offsets[t + 1];
             int64_t at = pairs.tap_offsets[t];
             for (int64_t b = 0; b < blocks; ++b) {
