@@ -8,6 +8,7 @@ are allocated by the callers. The core checks shapes and types again, so a slip 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch  # before the core, so that both share one OpenMP runtime
@@ -27,6 +28,7 @@ KeyLayout = Sequence[int]
 
 ROWS_PER_TASK: int = _cpu.ROWS_PER_TASK
 MERGE_CHUNK: int = _cpu.MERGE_CHUNK
+SCRATCH_KEPT = 32 << 20
 
 
 def require_device(device: torch.device) -> None:
@@ -43,6 +45,28 @@ def _device(array: Tensor) -> int:
 
 def _optional(array: Tensor | None) -> object:
     return None if array is None else _buffer(array)
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.blocks: dict[int, Tensor] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(size: int, slot: int) -> Tensor:
+    """At least `size` bytes of working memory, uint8, free until the thread's next call with the same slot.
+
+    A block of fresh memory costs a page fault for each page that is touched, which takes longer than the loops that use it: blocks
+    up to SCRATCH_KEPT bytes are kept for the thread's next map.
+    """
+    block = _scratch.blocks.get(slot)
+    if block is None or len(block) < size:
+        block = torch.empty(size, dtype=torch.uint8)
+        if size <= SCRATCH_KEPT:
+            _scratch.blocks[slot] = block
+    return block
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------------
@@ -141,30 +165,126 @@ def find_neighbors_hash(
     )
 
 
-def find_neighbors_sorted(
-    fine_keys: Tensor,
-    fine_rows: Tensor | None,
-    queries: Tensor,
-    query_rows: Tensor | None,
+class MatchedPairs:
+    """Pairs of sorted lists, found and counted but not yet in their place (csrc/mapping/match.h)."""
+
+    def __init__(
+        self,
+        fine_keys: Tensor,
+        queries: Tensor,
+        n: int,
+        layout: KeyLayout,
+        taps: Tensor,
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        mirrored: bool,
+    ) -> None:
+        """fine_keys [N_fine + 1], whose last place is the core's, and queries [>= n] increase.
+
+        mirrored: tap k and tap K - 1 - k are opposite and both sides are the same sites.
+        """
+        chunks, k = _cpu.match_chunks(n), len(taps)
+        slots = k // 2 if mirrored else k
+        self.n, self.mirrored = n, mirrored
+        self.found = scratch(8 * slots * n, 0)[: 8 * slots * n].view(torch.int32)
+        self.counts = torch.empty(slots * chunks, dtype=torch.int64)
+        self.starts = torch.empty(k * chunks, dtype=torch.int64)
+        self.offsets = torch.empty(k + 1, dtype=torch.int64)
+        _cpu.match_sorted(
+            _device(fine_keys),
+            _buffer(fine_keys),
+            _buffer(queries),
+            n,
+            layout,
+            _buffer(taps),
+            padding,
+            dilation,
+            mirrored,
+            _buffer(self.found),
+            _buffer(self.counts),
+            _buffer(self.starts),
+            _buffer(self.offsets),
+        )
+
+    def place(self) -> tuple[Tensor, Tensor]:
+        """Where rows stand in the order of their keys: pairs int32 [P, 2] and offsets int64 [K + 1]."""
+        pairs = torch.empty(int(self.offsets[-1]), 2, dtype=torch.int32)
+        _cpu.place_found(
+            _device(pairs),
+            _buffer(self.found),
+            _buffer(self.counts),
+            self.n,
+            self.mirrored,
+            _buffer(self.starts),
+            _buffer(self.offsets),
+            _buffer(pairs),
+        )
+        return pairs, self.offsets
+
+    def tabulate(self, fine_rows: Tensor | None, query_rows: Tensor | None) -> Tensor:
+        """The table of neighbours int32 [K, n]; rows int32: which row each key stands for, None = its place."""
+        table = torch.empty(len(self.offsets) - 1, self.n, dtype=torch.int32)
+        _cpu.tabulate_found(
+            _device(table),
+            _buffer(self.found),
+            _buffer(self.counts),
+            self.mirrored,
+            _optional(fine_rows),
+            _optional(query_rows),
+            _buffer(table),
+        )
+        return table
+
+
+def mirrored_taps(taps: Tensor, layout: KeyLayout, padding: Sequence[int], dilation: Sequence[int]) -> bool:
+    """Whether tap k and tap K - 1 - k of a layer with stride 1 are opposite, for all k."""
+    both: bool = _cpu.mirrored_taps(_buffer(taps), layout, padding, dilation)
+    return both
+
+
+def strided_bytes(
+    keys: Tensor, n: int, layout: KeyLayout, relations: Sequence[int], ranges: Sequence[int], clipped: bool
+) -> int:
+    """Address space that `strided_map` needs, -1 where its loops do not support the relation."""
+    size: int = _cpu.strided_bytes(_buffer(keys), n, layout, relations, ranges, clipped)
+    return size
+
+
+def strided_map(
+    keys: Tensor,
+    rows: Tensor | None,
+    n: int,
     layout: KeyLayout,
+    relations: Sequence[int],
+    ranges: Sequence[int],
+    clipped: bool,
     taps: Tensor,
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    neighbors: Tensor,
-) -> None:
-    """The same table from sorted lists; fine_keys is [N_fine + 1], its last place is the core's."""
-    _cpu.find_neighbors_sorted(
-        _device(fine_keys),
-        _buffer(fine_keys),
-        _optional(fine_rows),
-        _buffer(queries),
-        _optional(query_rows),
-        layout,
-        _buffer(taps),
-        padding,
-        dilation,
-        _buffer(neighbors),
-    )
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output sites and pairs of a convolution from its sorted fine keys (csrc/mapping/strided.h).
+
+    Args:
+        keys: int64 [>= n], increasing; rows int32 [n], the row each stands for, None = its place.
+        layout: holds the coarse cells too.
+        relations: flat, (kernel, stride, padding, dilation) per axis.
+        ranges: flat, (lowest, highest) output per axis; clipped: whether that drops any.
+        taps: int32 [K, D].
+
+    Returns:
+        coords int32 [M, 1 + D] in lexicographic order, pairs int32 [P, 2] and tap offsets int64 [K + 1].
+    """
+    shared = (_device(keys), _buffer(keys), n, layout, relations, ranges, clipped)
+    first = scratch(_cpu.strided_bytes(*shared[1:]), 0)
+    second = scratch(_cpu.strided_classify(*shared, _buffer(first)), 1)
+    chunks = _cpu.class_chunks(n)
+    counts = torch.empty(len(taps) * chunks, dtype=torch.int64)
+    starts = torch.empty(len(taps) * chunks, dtype=torch.int64)
+    offsets = torch.empty(len(taps) + 1, dtype=torch.int64)
+    blocks = (_buffer(first), _buffer(second), _buffer(taps), _buffer(counts), _buffer(starts))
+    sites = _cpu.strided_merge(*shared, *blocks, _buffer(offsets))
+    coords = torch.empty(sites, taps.shape[1] + 1, dtype=torch.int32)
+    pairs = torch.empty(int(offsets[-1]), 2, dtype=torch.int32)
+    _cpu.strided_write(*shared, *blocks, _optional(rows), _buffer(coords), _buffer(pairs))
+    return coords, pairs, offsets
 
 
 def pairs_of_table(table: Tensor, column: int) -> tuple[Tensor, Tensor]:

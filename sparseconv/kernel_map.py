@@ -214,29 +214,46 @@ def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
 def _build(
     sites: Sites, geometry: Geometry, taps: Tensor | None, target: Sites | None, method: str
 ) -> tuple[KernelMap, Sites]:
-    out_sites = target if target is not None else _output_sites(sites, geometry)
-    fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
-    flat = [number for axis in geometry.relations for number in axis]
     all_taps = taps is None
     if taps is None:
         taps = geometry.all_taps()
-    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(
-        fine.coords, coarse.coords, taps, flat, "sort" if method == "auto" else method
-    )
+    flat = [number for axis in geometry.relations for number in axis]
+    if (
+        target is None
+        and method != "hash"
+        and not (geometry.submanifold or geometry.transposed)
+        and geometry.site_relations == geometry.relations
+    ):
+        coords, pairs, tap_offsets = torch.ops.sparseconv.strided_map(
+            sites.coords, taps, flat, _output_shape(sites, geometry)
+        )
+        out_sites = _made_sites(sites, geometry, coords)
+        return KernelMap(pairs, tap_offsets, sites.coords, coords), out_sites
+    out_sites = target if target is not None else _output_sites(sites, geometry)
+    fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
+    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(fine.coords, coarse.coords, taps, flat, method)
     if geometry.transposed:  # the builder's output is the coarse side
         pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
     mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
     return KernelMap(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
 
 
+def _output_shape(sites: Sites, geometry: Geometry) -> list[int] | None:
+    return None if sites.spatial_shape is None else list(geometry.output_shape(sites.spatial_shape))
+
+
+def _made_sites(sites: Sites, geometry: Geometry, coords: Tensor) -> Sites:
+    shape = None if sites.spatial_shape is None else geometry.output_shape(sites.spatial_shape)
+    return Sites(coords, geometry.output_stride(sites.stride), shape, sites.batch_size)
+
+
 def _output_sites(sites: Sites, geometry: Geometry) -> Sites:
     if geometry.submanifold:
         return sites
-    shape = None if sites.spatial_shape is None else geometry.output_shape(sites.spatial_shape)
     flat = [number for axis in geometry.site_relations for number in axis]
-    bounded = None if shape is None else list(shape)
-    coords = torch.ops.sparseconv.output_coords(sites.coords, flat, geometry.transposed, bounded)
-    return Sites(coords, geometry.output_stride(sites.stride), shape, sites.batch_size)
+    shape = _output_shape(sites, geometry)
+    coords = torch.ops.sparseconv.output_coords(sites.coords, flat, geometry.transposed, shape)
+    return _made_sites(sites, geometry, coords)
 
 
 def build_kernel_map(

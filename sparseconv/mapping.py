@@ -9,7 +9,7 @@ layers or caches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from . import _native
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 TABLE_BYTES = 256 << 20  # a table of neighbours is built for as many taps at a time as fit this
+ADDRESS_SPACE = 1 << 30  # bytes set aside for pairs that are being found; only where there are some is memory touched
+Bounds = tuple[Sequence[int], Sequence[int]]  # lowest and highest value of each column of coordinates
 
 
 def _sorted_keys(
@@ -47,21 +49,63 @@ def find_duplicate(coords: Tensor) -> tuple[int, int] | None:
     return None if rows is None else _native.find_duplicate(keys, rows)
 
 
-def _moved_range(
-    low: int, high: int, relation: Sequence[int], to_fine: bool, size: int | None
-) -> tuple[int, int]:
+def _moved_range(low: int, high: int, relation: Sequence[int], to_fine: bool) -> tuple[int, int]:
     """The range of one axis after a layer; empty (low > high) where nothing is reached."""
     kernel, stride, padding, dilation = relation
     reach = dilation * (kernel - 1)
     if to_fine:
-        moved = (low * stride - padding, high * stride - padding + reach)
-    else:
-        moved = (-((reach - low - padding) // stride), (high + padding) // stride)
-    return moved if size is None else (max(moved[0], 0), min(moved[1], size - 1))
+        return low * stride - padding, high * stride - padding + reach
+    return -((reach - low - padding) // stride), (high + padding) // stride
+
+
+class _Moved:
+    """Where a layer's outputs can lie: bounds of the input, range of the outputs, and a key layout that holds both."""
+
+    def __init__(
+        self,
+        coords: Tensor,
+        relations: Sequence[Sequence[int]],
+        to_fine: bool,
+        shape: Sequence[int] | None,
+        bounds: Bounds | None,
+    ) -> None:
+        self.low, self.high = bounds or _native.bounds(coords)
+        reached = [
+            _moved_range(low, high, relation, to_fine)
+            for low, high, relation in zip(self.low[1:], self.high[1:], relations, strict=True)
+        ]
+        self.ranges = (
+            reached
+            if shape is None
+            else [(max(first, 0), min(last, n - 1)) for (first, last), n in zip(reached, shape, strict=True)]
+        )
+        self.clipped = self.ranges != reached
+        self.empty = any(first > last for first, last in self.ranges)
+        self.reached = reached
+
+    def layout(self, relations: Sequence[Sequence[int]], to_fine: bool) -> _native.KeyLayout:
+        """Raises ValueError where outputs would not fit int32, or the keys 63 bits."""
+        low, high = [self.low[0]], [self.high[0]]
+        for axis, (first, last) in enumerate(self.ranges):
+            if first < INT32_MIN or last > INT32_MAX:
+                raise ValueError(
+                    f"output coordinates must fit int32, axis {axis} would span {first} .. {last}"
+                )
+            if not to_fine:  # the builder's keys hold the cell (in + padding) // stride, clipped or not
+                _, stride, padding, _ = relations[axis]
+                first = min(self.reached[axis][0], (self.low[axis + 1] + padding) // stride)
+                last = (self.high[axis + 1] + padding) // stride
+            low.append(min(self.low[axis + 1], first))
+            high.append(max(self.high[axis + 1], last))
+        return _native.key_layout(low, high)
 
 
 def output_coords(
-    coords: Tensor, relations: Sequence[Sequence[int]], to_fine: bool, shape: Sequence[int] | None
+    coords: Tensor,
+    relations: Sequence[Sequence[int]],
+    to_fine: bool,
+    shape: Sequence[int] | None,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     """Every cell that a box kernel's footprint touches, in lexicographic order.
 
@@ -70,36 +114,63 @@ def output_coords(
         relations: per axis (kernel, stride, padding, dilation).
         to_fine: True for transposed layers, which go from the coarse side to the fine one.
         shape: cells outside [0, shape) are dropped; None keeps all.
+        bounds: lowest and highest value of each column, where they are known.
     """
     width = coords.shape[1]
     nothing = coords.new_empty(0, width)
     if len(coords) == 0:
         return nothing
-    low, high = _native.bounds(coords)
-    moved = [
-        _moved_range(low[a + 1], high[a + 1], relations[a], to_fine, None if shape is None else shape[a])
-        for a in range(width - 1)
-    ]
-    for axis, (first, last) in enumerate(moved):
-        if first > last:
-            return nothing
-        if first < INT32_MIN or last > INT32_MAX:
-            raise ValueError(f"output coordinates must fit int32, axis {axis} would span {first} .. {last}")
-    layout = _native.key_layout(
-        [low[0]] + [min(have, m[0]) for have, m in zip(low[1:], moved, strict=True)],
-        [high[0]] + [max(have, m[1]) for have, m in zip(high[1:], moved, strict=True)],
-    )
+    moved = _Moved(coords, relations, to_fine, shape, bounds)
+    if moved.empty:
+        return nothing
+    layout = moved.layout(relations, to_fine)
     padded_keys, _ = _sorted_keys(coords, layout, [1] * width)
     keys = padded_keys[:-1]
-    for axis, (first, last) in enumerate(moved):
+    for axis, (first, last) in enumerate(moved.ranges):
         if len(keys) == 0:
             return nothing
-        unmoved = list(relations[axis][:3]) == [1, 1, 0] and first <= low[axis + 1] and high[axis + 1] <= last
+        low, high = moved.low[axis + 1], moved.high[axis + 1]
+        unmoved = list(relations[axis][:3]) == [1, 1, 0] and first <= low and high <= last
         if not unmoved:
             keys = _move_axis(keys, layout, axis + 1, list(relations[axis]), to_fine, first, last)
     out = torch.empty(len(keys), width, dtype=torch.int32)
     _native.unpack(keys, layout, out)
     return out
+
+
+def strided_map(
+    coords: Tensor,
+    taps: Tensor,
+    relations: Sequence[Sequence[int]],
+    shape: Sequence[int] | None,
+    bounds: Bounds | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`output_coords` of a convolution and its `find_pairs`, together: whoever merges the sites knows the pairs.
+
+    Args:
+        coords, relations, shape, bounds: as for `output_coords`.
+        taps: [K, D] int32, each within the kernel.
+
+    Returns:
+        out coords [M, 1 + D] int32, pairs [P, 2] int32 and tap offsets [K + 1] int64.
+    """
+    n = len(coords)
+    if n and len(taps):
+        moved = _Moved(coords, relations, False, shape, bounds)
+        if not moved.empty:
+            layout = moved.layout(relations, False)
+            call = (
+                n,
+                layout,
+                [number for axis in relations for number in axis],
+                [end for axis in moved.ranges for end in axis],
+                moved.clipped,
+            )
+            keys, rows = _sorted_keys(coords, layout, [1] * coords.shape[1])
+            if 0 <= _native.strided_bytes(keys, *call) <= ADDRESS_SPACE:
+                return _native.strided_map(keys, rows, *call, taps)
+    out = output_coords(coords, relations, False, shape, bounds)
+    return out, *find_pairs(coords, out, taps, relations, "sort", bounds)
 
 
 def _move_axis(
@@ -125,6 +196,8 @@ def find_pairs(
     taps: Tensor,
     relations: Sequence[Sequence[int]],
     method: str,
+    fine_bounds: Bounds | None = None,
+    coarse_bounds: Bounds | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The pairs (fine row, coarse row) of a layer, sorted by (tap, coarse row).
 
@@ -133,6 +206,7 @@ def find_pairs(
         taps: [K, D] int32, each within the kernel of `relations`.
         relations: per axis (kernel, stride, padding, dilation).
         method: "hash", "sort" or "auto"; all give the same bits.
+        fine_bounds, coarse_bounds: lowest and highest value of each column, where they are known.
 
     Returns:
         pairs [P, 2] int32 and tap offsets [K + 1] int64.
@@ -140,56 +214,79 @@ def find_pairs(
     if min(len(fine), len(coarse), len(taps)) == 0:
         return torch.empty(0, 2, dtype=torch.int32), torch.zeros(len(taps) + 1, dtype=torch.int64)
     stride, padding, dilation = ([relation[i] for relation in relations] for i in (1, 2, 3))
-    scale = [1, *stride]
-    fine_low, fine_high = _native.bounds(fine)
-    coarse_low, coarse_high = _native.bounds(coarse)
+    same_sites = fine.data_ptr() == coarse.data_ptr() and len(fine) == len(coarse)
+    fine_low, fine_high = fine_bounds or _native.bounds(fine)
+    coarse_low, coarse_high = (
+        (fine_low, fine_high) if same_sites else coarse_bounds or _native.bounds(coarse)
+    )
     low, high = [min(fine_low[0], coarse_low[0])], [max(fine_high[0], coarse_high[0])]
     for axis, relation in enumerate(relations, start=1):
-        first, _ = _moved_range(coarse_low[axis], coarse_low[axis], relation, True, None)
-        _, last = _moved_range(coarse_high[axis], coarse_high[axis], relation, True, None)
-        scaled = (
-            coarse_low[axis] * relation[1],
-            coarse_high[axis] * relation[1],
-        )  # queries before the tap is added
-        low.append(min(fine_low[axis], first, scaled[0]))
-        high.append(max(fine_high[axis], last, scaled[1]))
+        # The fine cells read, and the coarse ones scaled: what a query is before the tap is added.
+        first, last = _moved_range(coarse_low[axis], coarse_high[axis], relation, True)
+        low.append(min(fine_low[axis], first, coarse_low[axis] * relation[1]))
+        high.append(max(fine_high[axis], last, coarse_high[axis] * relation[1]))
     layout = _native.key_layout(low, high)
-    same_sites = (
-        fine.data_ptr() == coarse.data_ptr() and len(fine) == len(coarse) and all(s == 1 for s in stride)
-    )
-
-    def fill(some_taps: Tensor, neighbors: Tensor) -> None:
-        if method == "hash":
-            _native.find_neighbors_hash(fine_keys, queries, layout, some_taps, padding, dilation, neighbors)
-        else:
-            _native.find_neighbors_sorted(
-                fine_keys, fine_rows, queries, query_rows, layout, some_taps, padding, dilation, neighbors
-            )
-
+    same_keys = same_sites and all(s == 1 for s in stride)
+    scales = [1] * (1 + len(stride)), [1, *stride]
     if method == "hash":
-        fine_keys = torch.empty(len(fine), dtype=torch.int64)
-        _native.pack(fine, layout, [1] * len(scale), fine_keys)
-        queries = fine_keys
-        if not same_sites:
-            queries = torch.empty(len(coarse), dtype=torch.int64)
-            _native.pack(coarse, layout, scale, queries)
-    else:
-        fine_keys, fine_rows = _sorted_keys(fine, layout, [1] * len(scale))
-        queries, query_rows = (fine_keys, fine_rows) if same_sites else _sorted_keys(coarse, layout, scale)
+        return _pairs_by_hash(fine, coarse, taps, layout, scales, padding, dilation, same_keys)
+    fine_keys, fine_rows = _sorted_keys(fine, layout, scales[0])
+    queries, query_rows = (
+        (fine_keys, fine_rows) if same_keys else _sorted_keys(coarse, layout, scales[1])
+    )
+    n = len(coarse)
+    mirrored = same_keys and _native.mirrored_taps(taps, layout, padding, dilation)
+    table_fits = (fine_rows is None and query_rows is None) or 4 * len(taps) * n <= TABLE_BYTES
 
-    group = max(1, TABLE_BYTES // (4 * len(coarse)))
+    def some(part: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+        match = _native.MatchedPairs(fine_keys, queries, n, layout, part, padding, dilation, mirrored)
+        if fine_rows is None and query_rows is None:
+            return match.place()
+        return _native.pairs_of_table(match.tabulate(fine_rows, query_rows), 1)
+
+    slots = len(taps) // 2 if mirrored else len(taps)
+    if table_fits and 8 * slots * n <= ADDRESS_SPACE:
+        return some(taps, mirrored)
+    return _by_groups(taps, TABLE_BYTES // (4 * n), lambda part: some(part, False))
+
+
+def _by_groups(
+    taps: Tensor, group: int, find: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Pairs and offsets of all taps from those of `group` taps at a time."""
     if group >= len(taps):
-        table = torch.empty(len(taps), len(coarse), dtype=torch.int32)
-        fill(taps, table)
-        return _native.pairs_of_table(table, 1)
+        return find(taps)
     parts, offsets = [], [torch.zeros(1, dtype=torch.int64)]
-    for some_taps in taps.split(group):
-        table = torch.empty(len(some_taps), len(coarse), dtype=torch.int32)
-        fill(some_taps.contiguous(), table)
-        pairs, part_offsets = _native.pairs_of_table(table, 1)
+    for some_taps in taps.split(max(1, group)):
+        pairs, part_offsets = find(some_taps.contiguous())
         parts.append(pairs)
         offsets.append(part_offsets[1:] + offsets[-1][-1])
     return torch.cat(parts), torch.cat(offsets)
+
+
+def _pairs_by_hash(
+    fine: Tensor,
+    coarse: Tensor,
+    taps: Tensor,
+    layout: _native.KeyLayout,
+    scales: tuple[Sequence[int], Sequence[int]],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    same_keys: bool,
+) -> tuple[Tensor, Tensor]:
+    fine_keys = torch.empty(len(fine), dtype=torch.int64)
+    _native.pack(fine, layout, scales[0], fine_keys)
+    queries = fine_keys
+    if not same_keys:
+        queries = torch.empty(len(coarse), dtype=torch.int64)
+        _native.pack(coarse, layout, scales[1], queries)
+
+    def find(part: Tensor) -> tuple[Tensor, Tensor]:
+        table = torch.empty(len(part), len(coarse), dtype=torch.int32)
+        _native.find_neighbors_hash(fine_keys, queries, layout, part, padding, dilation, table)
+        return _native.pairs_of_table(table, 1)
+
+    return _by_groups(taps, TABLE_BYTES // (4 * len(coarse)), find)
 
 
 def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,312 @@
+// SPDX-FileCopyrightText: 2026 The sparseconv authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Output sites and pairs of a layer that goes from the fine side to the coarse one, together: whoever merges the sites knows
+// the pairs.
+//
+// Along an axis u = fine + padding = quotient * stride + residue, and tap t reads the residue (t * dilation) % stride of the coarse
+// cell quotient - (t * dilation) / stride. So the fine sites fall into classes of equal residues, and each tap maps a class to
+// coarse sites by one constant step: an increasing list. The taps along the last axis are joined in one list for each class of the
+// other axes (its `cells`, without repetition). A tap of the other axes is then a stream, that list moved by a constant; merging the
+// streams gives the sites in order and `ranks`, the site of each entry of each stream. The pairs of a tap are its class's members
+// with their ranks.
+#pragma once
+
+#include "core/coord_key.h"
+#include "core/device.h"
+#include "mapping/search.h"
+
+namespace sparseconv {
+
+constexpr int kMaxAxes = kMaxFields - 1;
+constexpr int kMaxStride = 64;     // residues along an axis that a table holds
+constexpr int kMaxStreams = 64;    // heads that a merge holds
+constexpr int kMaxClasses = 128;   // counters that a task holds
+constexpr int64_t kClassChunk = 32768;
+constexpr int64_t kStreamChunk = 16384;
+
+struct StridedLayout {
+    KeyLayout keys;
+    int axes;
+    int64_t stride[kMaxAxes], padding[kMaxAxes];
+    int log_stride[kMaxAxes];                      // -1: not a power of two
+    int8_t residue[kMaxAxes][kMaxStride];          // number of a residue that a tap reads, -1 for the others
+    int residues[kMaxAxes];                        // how many there are
+    int reach[kMaxStride];                         // of a residue of the last axis: taps that read it
+    int uppers, most_reach;                        // classes of all axes but the last; the largest reach
+    int streams;                                   // taps of all axes but the last
+    int stream_class[kMaxStreams];                 // which class they read
+    int64_t stream_step[kMaxStreams];              // what they add to its cells
+    int64_t low[kMaxAxes], high[kMaxAxes];         // outputs are kept in [low, high]
+    bool clipped;                                  // whether that drops any
+
+    SPARSECONV_HD int classes() const { return uppers * residues[axes - 1]; }
+
+    // The quotient and the number of the residue (or -1) of one axis.
+    SPARSECONV_HD int split(int axis, int64_t key, int64_t* quotient) const {
+        const int64_t u = keys.unpack(axis + 1, key) + padding[axis];
+        int64_t rest;
+        if (log_stride[axis] >= 0) {
+            *quotient = u >> log_stride[axis];
+            rest = u & (stride[axis] - 1);
+        } else {
+            *quotient = u / stride[axis] - (u % stride[axis] < 0);
+            rest = u - *quotient * stride[axis];
+        }
+        return residue[axis][rest];
+    }
+};
+
+// Chunks of fine keys that do not cut a line, the keys that differ in the last axis only.
+struct LineChunks {
+    const int64_t* keys;  // [n], increasing
+    int64_t n;
+    int line_bits;
+
+    SPARSECONV_HD int64_t count() const { return Chunks{n, kClassChunk}.count(); }
+    SPARSECONV_HD int64_t begin(int64_t c) const {
+        const int64_t place = c * kClassChunk < n ? c * kClassChunk : n;
+        if (place == 0 || place == n || (keys[place] ^ keys[place - 1]) >> line_bits != 0) return place;
+        return lower_bound(keys, place, n, ((keys[place] >> line_bits) + 1) << line_bits);
+    }
+};
+
+// What classifying leaves for each class. The arrays are address space for the worst case, touched where something is.
+struct ClassLists {
+    int64_t n;
+    int32_t* members;        // [classes, n]: places of the fine keys; those of a chunk begin at its first key
+    int32_t* cell_of;        // [classes, n]: of a member, the cell of its quotient, counted from its chunk's first
+    int64_t* cells;          // [uppers, reach * n + 1]: keys of coarse cells, increasing; closed by kNoKey once joined
+    int64_t* member_counts;  // [classes, chunks]
+    int64_t* cell_counts;    // [uppers, chunks]; once joined, where a chunk's cells begin
+    int64_t cell_stride;     // reach * n + 1
+};
+
+struct ClassifyKeys {
+    StridedLayout layout;
+    LineChunks chunks;
+    ClassLists lists;
+
+    SPARSECONV_HD void operator()(int64_t c) const {
+        switch (layout.axes) {
+            case 1: return run<1>(c);
+            case 2: return run<2>(c);
+            case 3: return run<3>(c);
+            default: return run<4>(c);
+        }
+    }
+
+    template <int Axes>
+    SPARSECONV_HD void run(int64_t c) const {
+        constexpr int last = Axes - 1;
+        const int64_t begin = chunks.begin(c), end = chunks.begin(c + 1);
+        int64_t member_count[kMaxClasses], cell_count[kMaxClasses], newest[kMaxClasses];
+        for (int k = 0; k < layout.classes(); ++k) member_count[k] = 0;
+        for (int k = 0; k < layout.uppers; ++k) cell_count[k] = 0, newest[k] = -1;
+        int64_t* const cells = lists.cells + begin * layout.most_reach;
+        for (int64_t i = begin; i < end; ++i) {
+            int upper = 0;
+            bool read = true;
+            int64_t quotient;
+            // The batch field stays; the others are packed anew.
+            int64_t key = (chunks.keys[i] >> layout.keys.shift[0]) << layout.keys.shift[0];
+            for (int a = 0; a < last; ++a) {
+                const int residue = layout.split(a, chunks.keys[i], &quotient);
+                read &= residue >= 0;
+                upper = upper * layout.residues[a] + residue;
+                key += layout.keys.pack(a + 1, quotient);
+            }
+            const int residue = layout.split(last, chunks.keys[i], &quotient);
+            if (!read || residue < 0) continue;
+            key += layout.keys.pack(last + 1, quotient);
+            // The cells of this site end at `key`; those of the sites before it on the line end at `newest` and begin no later.
+            const int64_t reach = layout.reach[residue];
+            const int64_t known = newest[upper] > key - reach ? newest[upper] : key - reach;
+            const int64_t top = cell_count[upper] + (key - known) - 1;
+            int64_t* const mine = cells + upper * lists.cell_stride;
+            for (int64_t j = 0; j < reach; ++j) mine[top - j] = key - j;
+            cell_count[upper] = top + 1;
+            newest[upper] = key;
+            const int klass = upper * layout.residues[last] + residue;
+            const int64_t place = klass * lists.n + begin + member_count[klass]++;
+            lists.members[place] = static_cast<int32_t>(i);
+            lists.cell_of[place] = static_cast<int32_t>(top);
+        }
+        for (int k = 0; k < layout.classes(); ++k) lists.member_counts[k * chunks.count() + c] = member_count[k];
+        for (int k = 0; k < layout.uppers; ++k) lists.cell_counts[k * chunks.count() + c] = cell_count[k];
+    }
+};
+
+// Joins the chunks' cells of one class.
+struct JoinCells {
+    int most_reach;
+    LineChunks chunks;
+    ClassLists lists;
+    int64_t* cell_totals;  // [uppers]
+
+    SPARSECONV_HD void operator()(int64_t upper) const {
+        int64_t* const cells = lists.cells + upper * lists.cell_stride;
+        int64_t total = 0;
+        for (int64_t c = 0; c < chunks.count(); ++c) {
+            const int64_t* const from = cells + chunks.begin(c) * most_reach;
+            int64_t& count = lists.cell_counts[upper * chunks.count() + c];
+            if (from != cells + total) {
+                for (int64_t j = 0; j < count; ++j) cells[total + j] = from[j];
+            }
+            const int64_t start = total;
+            total += count;
+            count = start;
+        }
+        cells[total] = kNoKey;
+        cell_totals[upper] = total;
+    }
+};
+
+// Merges the streams over one range of output keys.
+struct MergeStreams {
+    StridedLayout layout;
+    const int64_t* cells;  // [uppers, cell_stride]
+    int64_t cell_stride;
+    const int64_t* cell_totals;  // [uppers]
+    const int64_t* rank_starts;  // [streams]: where a stream's ranks begin
+    int splitter;                // class whose cells part the ranges
+    Chunks chunks;               // of that class's cells
+    int32_t* ranks;              // [sum of the streams' lengths]: site of each entry, -1 = outside; first counted from the range's own
+    int64_t* sites;              // [sum of the streams' lengths]: keys; those of a range begin where its streams' entries do
+    int64_t* site_counts;        // [ranges]
+
+    SPARSECONV_HD int64_t limit(int64_t c) const { return cells[splitter * cell_stride + chunks.begin(c)]; }
+    SPARSECONV_HD int64_t begin(int64_t c, int s) const {
+        if (c == 0) return 0;
+        const int64_t total = cell_totals[layout.stream_class[s]];
+        if (c == chunks.count()) return total;
+        return lower_bound(cells + layout.stream_class[s] * cell_stride, 0, total, limit(c) - layout.stream_step[s]);
+    }
+    SPARSECONV_HD int64_t first_site(int64_t c) const {
+        int64_t first = 0;
+        for (int s = 0; s < layout.streams; ++s) first += begin(c, s);
+        return first;
+    }
+
+    SPARSECONV_HD void operator()(int64_t c) const {
+        switch (layout.streams) {
+            case 4: return merge<4>(c);
+            case 9: return merge<9>(c);
+            default: return merge<0>(c);
+        }
+    }
+
+    template <int Streams>
+    SPARSECONV_HD void merge(int64_t c) const {
+        constexpr int room = Streams > 0 ? Streams : kMaxStreams;
+        const int streams = Streams > 0 ? Streams : layout.streams;
+        const int64_t* next[room];
+        int32_t* rank[room];
+        int64_t head[room], step[room];
+        int32_t dummy = 0;
+        for (int s = 0; s < streams; ++s) {
+            const int64_t first = begin(c, s);
+            next[s] = cells + layout.stream_class[s] * cell_stride + first;
+            rank[s] = ranks + rank_starts[s] + first;
+            step[s] = layout.stream_step[s];
+            head[s] = *next[s] == kNoKey ? kNoKey : *next[s] + step[s];
+        }
+        const int64_t stop = c + 1 < chunks.count() ? limit(c + 1) : kNoKey;
+        int64_t* const out = sites + first_site(c);
+        int64_t written = 0;
+        while (true) {
+            int64_t smallest = head[0];
+            for (int s = 1; s < streams; ++s) smallest = head[s] < smallest ? head[s] : smallest;
+            if (smallest >= stop) break;
+            const bool kept = !layout.clipped || inside(smallest);
+            out[written] = smallest;
+            const int32_t site = kept ? static_cast<int32_t>(written) : -1;
+            for (int s = 0; s < streams; ++s) {  // no branch: which streams hold the smallest cannot be guessed
+                const bool hit = head[s] == smallest;
+                *(hit ? rank[s] : &dummy) = site;
+                rank[s] += hit;
+                next[s] += hit;
+                head[s] = *next[s] == kNoKey ? kNoKey : *next[s] + step[s];
+            }
+            written += kept;
+        }
+        site_counts[c] = written;
+    }
+
+   private:
+    SPARSECONV_HD bool inside(int64_t key) const {
+        bool all = true;
+        for (int a = 0; a < layout.axes; ++a) {
+            const int64_t value = layout.keys.unpack(a + 1, key);
+            all &= layout.low[a] <= value && value <= layout.high[a];
+        }
+        return all;
+    }
+};
+
+// Writes the coordinates of a range's sites and counts its ranks from the first site of all.
+struct FinishSites {
+    MergeStreams merge;
+    const int64_t* starts;  // [ranges]: sites before each
+    int32_t* coords;        // [sites, 1 + axes]
+
+    SPARSECONV_HD void operator()(int64_t c) const {
+        const int fields = merge.layout.axes + 1;
+        const int64_t* const keys = merge.sites + merge.first_site(c);
+        int32_t* row = coords + starts[c] * fields;
+        for (int64_t j = 0; j < merge.site_counts[c]; ++j, row += fields) {
+            for (int f = 0; f < fields; ++f) row[f] = static_cast<int32_t>(merge.layout.keys.unpack(f, keys[j]));
+        }
+        const int32_t before = static_cast<int32_t>(starts[c]);
+        for (int s = 0; s < merge.layout.streams && before > 0; ++s) {
+            const int64_t end = merge.rank_starts[s] + merge.begin(c + 1, s);
+            for (int64_t r = merge.rank_starts[s] + merge.begin(c, s); r < end; ++r) {
+                merge.ranks[r] += merge.ranks[r] >= 0 ? before : 0;
+            }
+        }
+    }
+};
+
+// A tap as the pairs need it: its class, its stream, and how far below the quotient its cell lies on the last axis.
+struct StridedTap {
+    int klass, stream, below;
+};
+
+// The pairs (fine row, site) of one tap and one chunk of fine keys; counted where sites are clipped, else known.
+struct StridedPairs {
+    ClassLists lists;
+    LineChunks chunks;
+    int last_residues;
+    const StridedTap* taps;      // [taps]
+    const int32_t* ranks;
+    const int64_t* rank_starts;  // [streams]
+    const int32_t* fine_rows;    // [n], null = identity
+    int64_t* counts;             // [taps, chunks]
+    const int64_t* starts;       // [taps, chunks]; null while counting
+    int32_t* pairs;              // [pairs, 2]
+
+    SPARSECONV_HD void operator()(int64_t task) const {
+        const int64_t c = task % chunks.count();
+        const StridedTap tap = taps[task / chunks.count()];
+        const int64_t first = tap.klass * lists.n + chunks.begin(c);
+        const int64_t members = lists.member_counts[tap.klass * chunks.count() + c];
+        const int32_t* const rank = ranks + rank_starts[tap.stream] - tap.below +
+                                    lists.cell_counts[tap.klass / last_residues * chunks.count() + c];
+        int64_t written = 0;
+        if (!starts) {
+            for (int64_t j = 0; j < members; ++j) written += rank[lists.cell_of[first + j]] >= 0;
+            counts[task] = written;
+            return;
+        }
+        int32_t* const out = pairs + 2 * starts[task];
+        const int64_t room = counts[task];  // an absent pair is written where the next one goes, but never behind the last
+        for (int64_t j = 0; j < members && written < room; ++j) {
+            const int32_t place = lists.members[first + j], site = rank[lists.cell_of[first + j]];
+            out[2 * written] = fine_rows ? fine_rows[place] : place;
+            out[2 * written + 1] = site;
+            written += site >= 0;
+        }
+    }
+};
+
+}  // namespace sparseconv
