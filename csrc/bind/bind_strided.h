@@ -57,8 +57,7 @@ struct StridedCall {
         lists.member_counts = carver.take<int64_t>(classes * chunks.count());
         lists.cell_counts = carver.take<int64_t>(uppers * chunks.count());
         *cell_totals = carver.take<int64_t>(uppers);
-        lists.members = carver.take<int32_t>(classes * chunks.n);
-        lists.cell_of = carver.take<int32_t>(classes * chunks.n);
+        lists.members = carver.take<int32_t>(2 * classes * chunks.n);
         lists.cells = carver.take<int64_t>(uppers * lists.cell_stride);
         *bytes = carver.used;
         return lists;

@@ -19,6 +19,7 @@ inline bool make_strided_layout(const KeyLayout& keys, const AxisRelation* relat
     s.axes = keys.fields - 1;
     s.clipped = clipped;
     s.uppers = s.streams = 1;
+    if (keys.total_bits() > kStridedBits) return false;
     for (int a = 0; a < s.axes; ++a) {
         const AxisRelation& axis = relations[a];
         if (axis.kernel < 1 || axis.stride < 1 || axis.stride > kMaxStride) return false;

@@ -22,6 +22,7 @@ constexpr int kMaxAxes = kMaxFields - 1;
 constexpr int kMaxStride = 64;     // residues along an axis that a table holds
 constexpr int kMaxStreams = 64;    // heads that a merge holds
 constexpr int kMaxClasses = 128;   // counters that a task holds
+constexpr int kStridedBits = 62;   // of a key: kNoKey moved by a step then still lies above all keys
 constexpr int64_t kClassChunk = 32768;
 constexpr int64_t kStreamChunk = 16384;
 
@@ -41,20 +42,46 @@ struct StridedLayout {
     bool clipped;                                  // whether that drops any
 
     SPARSECONV_HD int classes() const { return uppers * residues[axes - 1]; }
+};
 
-    // The quotient and the number of the residue (or -1) of one axis.
-    SPARSECONV_HD int split(int axis, int64_t key, int64_t* quotient) const {
-        const int64_t u = keys.unpack(axis + 1, key) + padding[axis];
-        int64_t rest;
-        if (log_stride[axis] >= 0) {
-            *quotient = u >> log_stride[axis];
-            rest = u & (stride[axis] - 1);
-        } else {
-            *quotient = u / stride[axis] - (u % stride[axis] < 0);
-            rest = u - *quotient * stride[axis];
+// One axis of a key into quotient and residue: the numbers a loop needs, held apart from what it writes.
+struct AxisSplit {
+    int64_t mask, from, stride, coarse_low;
+    int shift, log_stride;
+    int32_t share[kMaxStride];  // what a residue adds to (class of the upper axes << 8 | class); negative where no tap reads it
+
+    SPARSECONV_HD AxisSplit() = default;
+    SPARSECONV_HD AxisSplit(const StridedLayout& layout, int axis)
+        : mask((int64_t{1} << layout.keys.bits[axis + 1]) - 1),
+          stride(layout.stride[axis]),
+          shift(layout.keys.shift[axis + 1]),
+          log_stride(layout.log_stride[axis]) {
+        const int64_t low = layout.keys.low[axis + 1], u = low + layout.padding[axis];
+        const int64_t quotient = u / stride - (u % stride < 0);
+        from = u - quotient * stride;
+        coarse_low = quotient - low;
+        int32_t upper = 1, klass = 1;
+        for (int a = axis + 1; a < layout.axes; ++a) {
+            klass *= layout.residues[a];
+            upper *= a + 1 < layout.axes ? layout.residues[a] : 1;
         }
-        return residue[axis][rest];
+        if (axis + 1 == layout.axes) upper = 0;
+        for (int64_t r = 0; r < stride; ++r) {
+            const int32_t number = layout.residue[axis][r];
+            share[r] = number < 0 ? kUnread : number * (upper * 256 + klass);
+        }
     }
+
+    // Adds the quotient's field to `coarse`, without coarse_low; returns the residue's share.
+    template <bool Binary>
+    SPARSECONV_HD int32_t split(int64_t key, int64_t* coarse) const {
+        const int64_t u = ((key >> shift) & mask) + from;
+        const int64_t quotient = Binary ? u >> log_stride : u / stride;
+        *coarse += quotient << shift;
+        return share[Binary ? u & (stride - 1) : u - quotient * stride];
+    }
+
+    static constexpr int32_t kUnread = -(1 << 24);
 };
 
 // Chunks of fine keys that do not cut a line, the keys that differ in the last axis only.
@@ -74,8 +101,8 @@ struct LineChunks {
 // What classifying leaves for each class. The arrays are address space for the worst case, touched where something is.
 struct ClassLists {
     int64_t n;
-    int32_t* members;        // [classes, n]: places of the fine keys; those of a chunk begin at its first key
-    int32_t* cell_of;        // [classes, n]: of a member, the cell of its quotient, counted from its chunk's first
+    int32_t* members;        // [classes, n, 2]: place of the fine key, and the cell of its quotient, counted from its chunk's first;
+                             // those of a chunk begin at its first key
     int64_t* cells;          // [uppers, reach * n + 1]: keys of coarse cells, increasing; closed by kNoKey once joined
     int64_t* member_counts;  // [classes, chunks]
     int64_t* cell_counts;    // [uppers, chunks]; once joined, where a chunk's cells begin
@@ -88,52 +115,59 @@ struct ClassifyKeys {
     ClassLists lists;
 
     SPARSECONV_HD void operator()(int64_t c) const {
+        bool binary = true;
+        for (int a = 0; a < layout.axes; ++a) binary &= layout.log_stride[a] >= 0;
         switch (layout.axes) {
-            case 1: return run<1>(c);
-            case 2: return run<2>(c);
-            case 3: return run<3>(c);
-            default: return run<4>(c);
+            case 1: return binary ? run<1, true>(c) : run<1, false>(c);
+            case 2: return binary ? run<2, true>(c) : run<2, false>(c);
+            case 3: return binary ? run<3, true>(c) : run<3, false>(c);
+            default: return binary ? run<4, true>(c) : run<4, false>(c);
         }
     }
 
-    template <int Axes>
+    template <int Axes, bool Binary>
     SPARSECONV_HD void run(int64_t c) const {
         constexpr int last = Axes - 1;
         const int64_t begin = chunks.begin(c), end = chunks.begin(c + 1);
-        int64_t member_count[kMaxClasses], cell_count[kMaxClasses], newest[kMaxClasses];
-        for (int k = 0; k < layout.classes(); ++k) member_count[k] = 0;
-        for (int k = 0; k < layout.uppers; ++k) cell_count[k] = 0, newest[k] = -1;
-        int64_t* const cells = lists.cells + begin * layout.most_reach;
-        for (int64_t i = begin; i < end; ++i) {
-            int upper = 0;
-            bool read = true;
-            int64_t quotient;
-            // The batch field stays; the others are packed anew.
-            int64_t key = (chunks.keys[i] >> layout.keys.shift[0]) << layout.keys.shift[0];
-            for (int a = 0; a < last; ++a) {
-                const int residue = layout.split(a, chunks.keys[i], &quotient);
-                read &= residue >= 0;
-                upper = upper * layout.residues[a] + residue;
-                key += layout.keys.pack(a + 1, quotient);
-            }
-            const int residue = layout.split(last, chunks.keys[i], &quotient);
-            if (!read || residue < 0) continue;
-            key += layout.keys.pack(last + 1, quotient);
-            // The cells of this site end at `key`; those of the sites before it on the line end at `newest` and begin no later.
-            const int64_t reach = layout.reach[residue];
-            const int64_t known = newest[upper] > key - reach ? newest[upper] : key - reach;
-            const int64_t top = cell_count[upper] + (key - known) - 1;
-            int64_t* const mine = cells + upper * lists.cell_stride;
-            for (int64_t j = 0; j < reach; ++j) mine[top - j] = key - j;
-            cell_count[upper] = top + 1;
-            newest[upper] = key;
-            const int klass = upper * layout.residues[last] + residue;
-            const int64_t place = klass * lists.n + begin + member_count[klass]++;
-            lists.members[place] = static_cast<int32_t>(i);
-            lists.cell_of[place] = static_cast<int32_t>(top);
+        const int classes = layout.classes(), uppers = layout.uppers, most_reach = layout.most_reach;
+        int32_t* member[kMaxClasses];  // where the next one goes
+        int64_t *cell[kMaxClasses], *first_cell[kMaxClasses], newest[kMaxClasses], dummy;
+        for (int k = 0; k < classes; ++k) member[k] = lists.members + 2 * (k * lists.n + begin);
+        for (int k = 0; k < uppers; ++k) {
+            cell[k] = first_cell[k] = lists.cells + k * lists.cell_stride + begin * most_reach;
+            newest[k] = -1;
         }
-        for (int k = 0; k < layout.classes(); ++k) lists.member_counts[k * chunks.count() + c] = member_count[k];
-        for (int k = 0; k < layout.uppers; ++k) lists.cell_counts[k * chunks.count() + c] = cell_count[k];
+        AxisSplit split[Axes];
+        int64_t reaches[kMaxClasses], base = 0;  // reach of a class
+        for (int a = 0; a < Axes; ++a) {
+            split[a] = AxisSplit(layout, a);
+            base += split[a].coarse_low * (int64_t{1} << split[a].shift);
+        }
+        for (int k = 0; k < classes; ++k) reaches[k] = layout.reach[k % layout.residues[last]];
+        const int64_t batch = ~((int64_t{1} << layout.keys.shift[0]) - 1);
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t fine = chunks.keys[i];
+            int64_t key = (fine & batch) + base;  // the batch stays, the other fields are packed anew
+            int32_t share = 0;
+            for (int a = 0; a < Axes; ++a) share += split[a].template split<Binary>(fine, &key);
+            if (share < 0) continue;
+            const int upper = share >> 8, klass = share & 255;
+            // The cells of this site end at `key`; those of the sites before it on the line end at `newest` and begin no later.
+            const int64_t reach = reaches[klass];
+            const int64_t known = newest[upper] > key - reach ? newest[upper] : key - reach;
+            int64_t* const top = cell[upper] + (key - known) - 1;
+            *top = key;
+            for (int j = 1; j < most_reach; ++j) *(j < reach ? top - j : &dummy) = key - j;
+            cell[upper] = top + 1;
+            newest[upper] = key;
+            member[klass][0] = static_cast<int32_t>(i);
+            member[klass][1] = static_cast<int32_t>(top - first_cell[upper]);
+            member[klass] += 2;
+        }
+        for (int k = 0; k < classes; ++k) {
+            lists.member_counts[k * chunks.count() + c] = (member[k] - lists.members) / 2 - (k * lists.n + begin);
+        }
+        for (int k = 0; k < uppers; ++k) lists.cell_counts[k * chunks.count() + c] = cell[k] - first_cell[k];
     }
 };
 
@@ -209,9 +243,9 @@ struct MergeStreams {
             next[s] = cells + layout.stream_class[s] * cell_stride + first;
             rank[s] = ranks + rank_starts[s] + first;
             step[s] = layout.stream_step[s];
-            head[s] = *next[s] == kNoKey ? kNoKey : *next[s] + step[s];
+            head[s] = *next[s] + step[s];
         }
-        const int64_t stop = c + 1 < chunks.count() ? limit(c + 1) : kNoKey;
+        const int64_t stop = c + 1 < chunks.count() ? limit(c + 1) : int64_t{1} << kStridedBits;
         int64_t* const out = sites + first_site(c);
         int64_t written = 0;
         while (true) {
@@ -226,7 +260,7 @@ struct MergeStreams {
                 *(hit ? rank[s] : &dummy) = site;
                 rank[s] += hit;
                 next[s] += hit;
-                head[s] = *next[s] == kNoKey ? kNoKey : *next[s] + step[s];
+                head[s] = *next[s] + step[s];
             }
             written += kept;
         }
@@ -288,20 +322,20 @@ struct StridedPairs {
     SPARSECONV_HD void operator()(int64_t task) const {
         const int64_t c = task % chunks.count();
         const StridedTap tap = taps[task / chunks.count()];
-        const int64_t first = tap.klass * lists.n + chunks.begin(c);
+        const int32_t* const member = lists.members + 2 * (tap.klass * lists.n + chunks.begin(c));
         const int64_t members = lists.member_counts[tap.klass * chunks.count() + c];
         const int32_t* const rank = ranks + rank_starts[tap.stream] - tap.below +
                                     lists.cell_counts[tap.klass / last_residues * chunks.count() + c];
         int64_t written = 0;
         if (!starts) {
-            for (int64_t j = 0; j < members; ++j) written += rank[lists.cell_of[first + j]] >= 0;
+            for (int64_t j = 0; j < members; ++j) written += rank[member[2 * j + 1]] >= 0;
             counts[task] = written;
             return;
         }
         int32_t* const out = pairs + 2 * starts[task];
         const int64_t room = counts[task];  // an absent pair is written where the next one goes, but never behind the last
         for (int64_t j = 0; j < members && written < room; ++j) {
-            const int32_t place = lists.members[first + j], site = rank[lists.cell_of[first + j]];
+            const int32_t place = member[2 * j], site = rank[member[2 * j + 1]];
             out[2 * written] = fine_rows ? fine_rows[place] : place;
             out[2 * written + 1] = site;
             written += site >= 0;
