@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, ops  # noqa: F401  ops registers the operators
+from . import _native, mapping, ops  # noqa: F401  ops registers the operators
 from .geometry import Geometry, Ints
 from .sites import Sites
 
@@ -89,9 +90,7 @@ class KernelMap:
                     f"a neighbour table is at most {TABLE_LIMIT} bytes, got {self.taps} taps x {self.n_out} rows = {size} bytes; "
                     "use pairs and tap_offsets"
                 )
-            from .mapping import neighbor_table
-
-            self._neighbors = neighbor_table(self.pairs, self.tap_offsets, self.n_out)
+            self._neighbors = mapping.neighbor_table(self.pairs, self.tap_offsets, self.n_out)
         return self._neighbors
 
     def reverse(self) -> KernelMap:
@@ -129,6 +128,8 @@ def lookup(
     taps: Tensor | None = None,
     target: Sites | None = None,
     method: str = "auto",
+    *,
+    taps_key: bytes | None = None,
 ) -> tuple[KernelMap, Sites]:
     """The kernel map of a layer on `sites` and its output sites, from the cache of `sites` or built and kept there.
 
@@ -138,6 +139,7 @@ def lookup(
         taps: int32 [K, D], the taps the layer keeps; None = all. Output sites do not depend on it.
         target: compute on these sites instead of those the geometry reaches.
         method: "auto", "hash" or "sort".
+        taps_key: `tap_key(taps)`, where the caller keeps it.
 
     Raises:
         ValueError: where dimensions, batch sizes or strides of sites, geometry and target do not match.
@@ -145,14 +147,15 @@ def lookup(
     _check(sites, geometry, target)
     if torch.compiler.is_compiling():
         return _build(sites, geometry, taps, target, method)
-    tap_key = None if taps is None else taps.cpu().numpy().tobytes()
-    key: tuple[Any, ...] = (geometry, tap_key, None if target is None else id(target))
+    if taps is not None and taps_key is None:
+        taps_key = tap_key(taps)
+    key: tuple[Any, ...] = (geometry, taps_key, None if target is None else id(target))
     hit = sites.maps.get(key)
     if hit is not None:
         cached, there = hit[0], hit[1]()
         if there is not None:  # else the target has gone, and another one has its id
             return cached, there
-    partner = _partner(sites, geometry, tap_key, target)
+    partner = _partner(sites, geometry, taps_key, target)
     with torch.inference_mode(False):  # the map outlives the call: training may use it next
         if partner is not None and target is not None:
             kernel_map, out_sites = partner.reverse(), target
@@ -162,6 +165,11 @@ def lookup(
         del sites.maps[dead]
     sites.maps[key] = (kernel_map, _reference(out_sites, weak=out_sites is sites or target is not None))
     return kernel_map, out_sites
+
+
+def tap_key(taps: Tensor) -> bytes:
+    """What stands for a list of taps, int32 [K, D], in the cache of maps."""
+    return taps.cpu().numpy().tobytes()
 
 
 def _reference(sites: Sites, weak: bool) -> Callable[[], Sites | None]:
@@ -216,44 +224,57 @@ def _build(
 ) -> tuple[KernelMap, Sites]:
     all_taps = taps is None
     if taps is None:
-        taps = geometry.all_taps()
-    flat = [number for axis in geometry.relations for number in axis]
-    if (
-        target is None
-        and method != "hash"
-        and not (geometry.submanifold or geometry.transposed)
-        and geometry.site_relations == geometry.relations
-    ):
+        taps = geometry.all_taps() if torch.compiler.is_compiling() else _all_taps(geometry)
+    relations = geometry.relations
+    flat = [number for axis in relations for number in axis]
+    one_way = not (geometry.submanifold or geometry.transposed)
+    if target is None and method != "hash" and one_way and geometry.site_relations == relations:
+        shape = _output_shape(sites, geometry)
         coords, pairs, tap_offsets = torch.ops.sparseconv.strided_map(
-            sites.coords, taps, flat, _output_shape(sites, geometry)
+            sites.coords, taps, flat, shape, sites.bounds
         )
-        out_sites = _made_sites(sites, geometry, coords)
-        return KernelMap(pairs, tap_offsets, sites.coords, coords), out_sites
+        return KernelMap(pairs, tap_offsets, sites.coords, coords), _made_sites(sites, geometry, coords)
     out_sites = target if target is not None else _output_sites(sites, geometry)
     fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
-    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(fine.coords, coarse.coords, taps, flat, method)
+    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(
+        fine.coords, coarse.coords, taps, flat, method, fine.bounds, coarse.bounds
+    )
     if geometry.transposed:  # the builder's output is the coarse side
         pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
     mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
     return KernelMap(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
 
 
+@functools.lru_cache(maxsize=64)
+def _all_taps(geometry: Geometry) -> Tensor:
+    """`geometry.all_taps()`, made once: the builders only read it."""
+    return geometry.all_taps()
+
+
 def _output_shape(sites: Sites, geometry: Geometry) -> list[int] | None:
     return None if sites.spatial_shape is None else list(geometry.output_shape(sites.spatial_shape))
-
-
-def _made_sites(sites: Sites, geometry: Geometry, coords: Tensor) -> Sites:
-    shape = None if sites.spatial_shape is None else geometry.output_shape(sites.spatial_shape)
-    return Sites(coords, geometry.output_stride(sites.stride), shape, sites.batch_size)
 
 
 def _output_sites(sites: Sites, geometry: Geometry) -> Sites:
     if geometry.submanifold:
         return sites
     flat = [number for axis in geometry.site_relations for number in axis]
-    shape = _output_shape(sites, geometry)
-    coords = torch.ops.sparseconv.output_coords(sites.coords, flat, geometry.transposed, shape)
+    coords = torch.ops.sparseconv.output_coords(
+        sites.coords, flat, geometry.transposed, _output_shape(sites, geometry), sites.bounds
+    )
     return _made_sites(sites, geometry, coords)
+
+
+def _made_sites(sites: Sites, geometry: Geometry, coords: Tensor) -> Sites:
+    shape = _output_shape(sites, geometry)
+    bounds = mapping.moved_bounds(sites.bounds, geometry.site_relations, geometry.transposed, shape)
+    return Sites(
+        coords,
+        geometry.output_stride(sites.stride),
+        None if shape is None else tuple(shape),
+        sites.batch_size,
+        bounds,
+    )
 
 
 def build_kernel_map(

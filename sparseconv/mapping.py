@@ -40,11 +40,11 @@ def _bits(layout: _native.KeyLayout) -> int:
     return layout[fields] + layout[2 * fields]
 
 
-def find_duplicate(coords: Tensor) -> tuple[int, int] | None:
+def find_duplicate(coords: Tensor, bounds: Bounds | None = None) -> tuple[int, int] | None:
     """The first row of coords [N, 1 + D] that equals an earlier one, as (earlier, later); None where all rows differ."""
     if len(coords) < 2:
         return None
-    layout = _native.key_layout(*_native.bounds(coords))
+    layout = _native.key_layout(*(bounds or _native.bounds(coords)))
     keys, rows = _sorted_keys(coords, layout, [1] * coords.shape[1])
     return None if rows is None else _native.find_duplicate(keys, rows)
 
@@ -63,13 +63,12 @@ class _Moved:
 
     def __init__(
         self,
-        coords: Tensor,
+        bounds: Bounds,
         relations: Sequence[Sequence[int]],
         to_fine: bool,
         shape: Sequence[int] | None,
-        bounds: Bounds | None,
     ) -> None:
-        self.low, self.high = bounds or _native.bounds(coords)
+        self.low, self.high = bounds
         reached = [
             _moved_range(low, high, relation, to_fine)
             for low, high, relation in zip(self.low[1:], self.high[1:], relations, strict=True)
@@ -100,6 +99,21 @@ class _Moved:
         return _native.key_layout(low, high)
 
 
+def moved_bounds(
+    bounds: Sequence[int] | None,
+    relations: Sequence[Sequence[int]],
+    to_fine: bool,
+    shape: Sequence[int] | None,
+) -> list[int] | None:
+    """Bounds of a layer's outputs from those of its inputs, both flat: lowest values, then highest; None for None."""
+    if bounds is None:
+        return None
+    width = len(bounds) // 2
+    moved = _Moved((bounds[:width], bounds[width:]), relations, to_fine, shape)
+    low, high = zip(*moved.ranges, strict=True)
+    return [bounds[0], *low, bounds[width], *high]
+
+
 def output_coords(
     coords: Tensor,
     relations: Sequence[Sequence[int]],
@@ -120,7 +134,7 @@ def output_coords(
     nothing = coords.new_empty(0, width)
     if len(coords) == 0:
         return nothing
-    moved = _Moved(coords, relations, to_fine, shape, bounds)
+    moved = _Moved(bounds or _native.bounds(coords), relations, to_fine, shape)
     if moved.empty:
         return nothing
     layout = moved.layout(relations, to_fine)
@@ -156,7 +170,7 @@ def strided_map(
     """
     n = len(coords)
     if n and len(taps):
-        moved = _Moved(coords, relations, False, shape, bounds)
+        moved = _Moved(bounds or _native.bounds(coords), relations, False, shape)
         if not moved.empty:
             layout = moved.layout(relations, False)
             call = (
