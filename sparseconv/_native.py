@@ -259,6 +259,7 @@ def strided_map(
     ranges: Sequence[int],
     clipped: bool,
     taps: Tensor,
+    size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output sites and pairs of a convolution from its sorted fine keys (csrc/mapping/strided.h).
 
@@ -268,19 +269,17 @@ def strided_map(
         relations: flat, (kernel, stride, padding, dilation) per axis.
         ranges: flat, (lowest, highest) output per axis; clipped: whether that drops any.
         taps: int32 [K, D].
+        size: what `strided_bytes` says.
 
     Returns:
         coords int32 [M, 1 + D] in lexicographic order, pairs int32 [P, 2] and tap offsets int64 [K + 1].
     """
-    shared = (_device(keys), _buffer(keys), n, layout, relations, ranges, clipped)
-    first = scratch(_cpu.strided_bytes(*shared[1:]), 0)
-    second = scratch(_cpu.strided_classify(*shared, _buffer(first)), 1)
-    chunks = _cpu.class_chunks(n)
-    counts = torch.empty(len(taps) * chunks, dtype=torch.int64)
-    starts = torch.empty(len(taps) * chunks, dtype=torch.int64)
-    offsets = torch.empty(len(taps) + 1, dtype=torch.int64)
-    blocks = (_buffer(first), _buffer(second), _buffer(taps), _buffer(counts), _buffer(starts))
-    sites = _cpu.strided_merge(*shared, *blocks, _buffer(offsets))
+    shared = (_device(keys), _buffer(keys), n, layout, relations, ranges, clipped, _buffer(taps))
+    first = _buffer(scratch(size, 0))
+    second = _buffer(scratch(_cpu.strided_classify(*shared, first), 1))
+    offsets = torch.empty(taps.shape[0] + 1, dtype=torch.int64)
+    blocks = (first, second, _buffer(offsets))
+    sites = _cpu.strided_merge(*shared, *blocks)
     coords = torch.empty(sites, taps.shape[1] + 1, dtype=torch.int32)
     pairs = torch.empty(int(offsets[-1]), 2, dtype=torch.int32)
     _cpu.strided_write(*shared, *blocks, _optional(rows), _buffer(coords), _buffer(pairs))

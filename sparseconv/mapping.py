@@ -90,12 +90,14 @@ class _Moved:
                 raise ValueError(
                     f"output coordinates must fit int32, axis {axis} would span {first} .. {last}"
                 )
-            if not to_fine:  # the builder's keys hold the cell (in + padding) // stride, clipped or not
+            have_low, have_high = self.low[axis + 1], self.high[axis + 1]
+            if not to_fine:  # keys of strided_map: the cell (in + padding) // stride, clipped or not; room to align fields
                 _, stride, padding, _ = relations[axis]
-                first = min(self.reached[axis][0], (self.low[axis + 1] + padding) // stride)
-                last = (self.high[axis + 1] + padding) // stride
-            low.append(min(self.low[axis + 1], first))
-            high.append(max(self.high[axis + 1], last))
+                first = min(self.reached[axis][0], (have_low + padding) // stride)
+                last = (have_high + padding) // stride
+                have_high += stride - 1
+            low.append(min(have_low, first))
+            high.append(max(have_high, last))
         return _native.key_layout(low, high)
 
 
@@ -181,8 +183,9 @@ def strided_map(
                 moved.clipped,
             )
             keys, rows = _sorted_keys(coords, layout, [1] * coords.shape[1])
-            if 0 <= _native.strided_bytes(keys, *call) <= ADDRESS_SPACE:
-                return _native.strided_map(keys, rows, *call, taps)
+            size = _native.strided_bytes(keys, *call)
+            if 0 <= size <= ADDRESS_SPACE:
+                return _native.strided_map(keys, rows, *call, taps, size)
     out = output_coords(coords, relations, False, shape, bounds)
     return out, *find_pairs(coords, out, taps, relations, "sort", bounds)
 

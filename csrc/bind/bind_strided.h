@@ -32,6 +32,7 @@ struct StridedCall {
     StridedLayout layout;
     LineChunks chunks;
     bool fits;
+    int64_t *pair_counts = nullptr, *pair_starts = nullptr;
 
     StridedCall(Buffer<int64_t> keys, int64_t n, const Integers& layout_numbers, const Integers& relations,
                 const Integers& ranges, bool clipped) {
@@ -64,13 +65,16 @@ struct StridedCall {
     }
 
     // The second block: ranks and sites of the streams, whose lengths are known then.
-    MergeStreams merge(const ClassLists& lists, const int64_t* cell_totals, char* scratch, int64_t* bytes) const {
+    // pair_counts and pair_starts: [taps, chunks].
+    MergeStreams merge(const ClassLists& lists, const int64_t* cell_totals, int64_t taps, char* scratch, int64_t* bytes) {
         int splitter = 0;
         for (int u = 1; u < layout.uppers; ++u) splitter = cell_totals[u] > cell_totals[splitter] ? u : splitter;
         const Chunks ranges{cell_totals[splitter], kStreamChunk};
         Carver carver{scratch};
         int64_t* const rank_starts = carver.take<int64_t>(layout.streams);
         int64_t* const site_counts = carver.take<int64_t>(ranges.count());
+        pair_counts = carver.take<int64_t>(taps * chunks.count());
+        pair_starts = carver.take<int64_t>(taps * chunks.count());
         int64_t entries = 0;
         for (int s = 0; s < layout.streams; ++s) {
             if (scratch) rank_starts[s] = entries;
@@ -81,6 +85,15 @@ struct StridedCall {
         *bytes = carver.used;
         return MergeStreams{layout,   lists.cells, lists.cell_stride, cell_totals, rank_starts,
                             splitter, ranges,      ranks,             sites,       site_counts};
+    }
+
+    // `out` null: counts them.
+    StridedPairs pairs(const ClassLists& lists, const MergeStreams& merge, const std::vector<StridedTap>& taps,
+                       const int32_t* fine_rows, int32_t* out) const {
+        return StridedPairs{lists,       chunks,           layout.residues[layout.axes - 1],
+                            taps.data(), merge.ranks,      merge.rank_starts,
+                            fine_rows,   pair_counts,      out ? pair_starts : nullptr,
+                            out};
     }
 };
 
@@ -102,14 +115,15 @@ inline int64_t strided_bytes(Buffer<int64_t> keys, int64_t n, const Integers& la
 
 // Fills the first block; returns the bytes of the second.
 inline int64_t strided_classify(const Cpu& device, Buffer<int64_t> keys, int64_t n, const Integers& layout,
-                                const Integers& relations, const Integers& ranges, bool clipped, Buffer<uint8_t> scratch) {
-    const StridedCall call(keys, n, layout, relations, ranges, clipped);
+                                const Integers& relations, const Integers& ranges, bool clipped, Buffer<int32_t> taps,
+                                Buffer<uint8_t> scratch) {
+    StridedCall call(keys, n, layout, relations, ranges, clipped);
     int64_t *totals, bytes;
     const ClassLists lists = call.lists(reinterpret_cast<char*>(scratch.data), &totals, &bytes);
     require_strided(call, scratch, bytes);
     device.for_each(call.chunks.count(), ClassifyKeys{call.layout, call.chunks, lists});
     device.for_each(call.layout.uppers, JoinCells{call.layout.most_reach, call.chunks, lists, totals});
-    call.merge(lists, totals, nullptr, &bytes);
+    call.merge(lists, totals, taps.rows(), nullptr, &bytes);
     return bytes;
 }
 
@@ -126,36 +140,31 @@ inline std::vector<StridedTap> strided_taps(const StridedLayout& layout, const B
     return result;
 }
 
-// Merges the streams; fills counts and starts [taps, chunks] and offsets [taps + 1] of the pairs; returns the number of sites.
+// Merges the streams and fills offsets [taps + 1] of the pairs; returns the number of sites.
 inline int64_t strided_merge(const Cpu& device, Buffer<int64_t> keys, int64_t n, const Integers& layout, const Integers& relations,
-                             const Integers& ranges, bool clipped, Buffer<uint8_t> scratch, Buffer<uint8_t> more_scratch,
-                             Buffer<int32_t> taps, Buffer<int64_t> counts, Buffer<int64_t> starts, Buffer<int64_t> offsets) {
-    const StridedCall call(keys, n, layout, relations, ranges, clipped);
+                             const Integers& ranges, bool clipped, Buffer<int32_t> taps, Buffer<uint8_t> scratch,
+                             Buffer<uint8_t> more_scratch, Buffer<int64_t> offsets) {
+    StridedCall call(keys, n, layout, relations, ranges, clipped);
     int64_t *totals, bytes;
     const ClassLists lists = call.lists(reinterpret_cast<char*>(scratch.data), &totals, &bytes);
     require_strided(call, scratch, bytes);
-    call.merge(lists, totals, nullptr, &bytes);
+    call.merge(lists, totals, taps.rows(), nullptr, &bytes);
     require_strided(call, more_scratch, bytes);
-    const MergeStreams merge = call.merge(lists, totals, reinterpret_cast<char*>(more_scratch.data), &bytes);
+    const MergeStreams merge = call.merge(lists, totals, taps.rows(), reinterpret_cast<char*>(more_scratch.data), &bytes);
     device.for_each(merge.chunks.count(), merge);
 
     const std::vector<StridedTap> tap_list = strided_taps(call.layout, taps, relations);
     const int64_t chunks = call.chunks.count(), n_taps = taps.rows();
-    require(counts.size() == n_taps * chunks && starts.size() == counts.size() && offsets.size() == n_taps + 1,
-            "strided_merge: sizes differ");
-    if (clipped) {
-        device.for_each(n_taps * chunks, StridedPairs{lists, call.chunks, call.layout.residues[call.layout.axes - 1],
-                                                      tap_list.data(), merge.ranks, merge.rank_starts, nullptr, counts.data,
-                                                      nullptr, nullptr});
-    }
+    require(offsets.size() == n_taps + 1, "strided_merge: offsets must be [K + 1]");
+    if (clipped) device.for_each(n_taps * chunks, call.pairs(lists, merge, tap_list, nullptr, nullptr));
     int64_t total = 0;
     for (int64_t t = 0; t < n_taps; ++t) {
         offsets.data[t] = total;
-        const int klass = tap_list[t].klass;
         for (int64_t c = 0; c < chunks; ++c) {
-            if (!clipped) counts.data[t * chunks + c] = lists.member_counts[klass * chunks + c];
-            starts.data[t * chunks + c] = total;
-            total += counts.data[t * chunks + c];
+            int64_t& count = call.pair_counts[t * chunks + c];
+            if (!clipped) count = lists.member_counts[tap_list[t].klass * chunks + c];
+            call.pair_starts[t * chunks + c] = total;
+            total += count;
         }
     }
     offsets.data[n_taps] = total;
@@ -166,34 +175,29 @@ inline int64_t strided_merge(const Cpu& device, Buffer<int64_t> keys, int64_t n,
 
 // Writes coords [sites, 1 + axes] and pairs [P, 2], and uses up the second block.
 inline void strided_write(const Cpu& device, Buffer<int64_t> keys, int64_t n, const Integers& layout, const Integers& relations,
-                          const Integers& ranges, bool clipped, Buffer<uint8_t> scratch, Buffer<uint8_t> more_scratch,
-                          Buffer<int32_t> taps, Buffer<int64_t> counts, Buffer<int64_t> starts,
-                          std::optional<Buffer<int32_t>> fine_rows, Buffer<int32_t> coords, Buffer<int32_t> pairs) {
-    const StridedCall call(keys, n, layout, relations, ranges, clipped);
+                          const Integers& ranges, bool clipped, Buffer<int32_t> taps, Buffer<uint8_t> scratch,
+                          Buffer<uint8_t> more_scratch, Buffer<int64_t> offsets, std::optional<Buffer<int32_t>> fine_rows,
+                          Buffer<int32_t> coords, Buffer<int32_t> pairs) {
+    StridedCall call(keys, n, layout, relations, ranges, clipped);
     int64_t *totals, bytes;
     const ClassLists lists = call.lists(reinterpret_cast<char*>(scratch.data), &totals, &bytes);
     require_strided(call, scratch, bytes);
-    const MergeStreams merge = call.merge(lists, totals, reinterpret_cast<char*>(more_scratch.data), &bytes);
+    const MergeStreams merge = call.merge(lists, totals, taps.rows(), reinterpret_cast<char*>(more_scratch.data), &bytes);
     require_strided(call, more_scratch, bytes);
     Integers sites_before(merge.chunks.count() + 1);
     for (int64_t c = 0; c < merge.chunks.count(); ++c) sites_before[c + 1] = sites_before[c] + merge.site_counts[c];
     require(coords.ndim == 2 && coords.shape[0] == sites_before.back() && coords.shape[1] == call.layout.axes + 1,
             "strided_write: coords must be [sites, 1 + D]");
+    require(offsets.size() == taps.rows() + 1 && pairs.size() == 2 * offsets.data[taps.rows()] && (!fine_rows || fine_rows->size() == n),
+            "strided_write: pairs must be [P, 2]");
     const std::vector<StridedTap> tap_list = strided_taps(call.layout, taps, relations);
-    require(counts.size() == taps.rows() * call.chunks.count() && starts.size() == counts.size() &&
-                (!fine_rows || fine_rows->size() == n),
-            "strided_write: sizes differ");
-    const int64_t total = counts.size() == 0 ? 0 : starts.data[starts.size() - 1] + counts.data[counts.size() - 1];
-    require(pairs.size() == 2 * total, "strided_write: pairs must be [P, 2]");
     device.for_each(merge.chunks.count(), FinishSites{merge, sites_before.data(), coords.data});
-    device.for_each(counts.size(), StridedPairs{lists, call.chunks, call.layout.residues[call.layout.axes - 1], tap_list.data(),
-                                                merge.ranks, merge.rank_starts, fine_rows ? fine_rows->data : nullptr,
-                                                counts.data, starts.data, pairs.data});
+    device.for_each(taps.rows() * call.chunks.count(),
+                    call.pairs(lists, merge, tap_list, fine_rows ? fine_rows->data : nullptr, pairs.data));
 }
 
 inline void bind_strided(py::module_& m) {
     const auto release = py::call_guard<py::gil_scoped_release>();
-    m.def("class_chunks", [](int64_t n) { return Chunks{n, kClassChunk}.count(); });
     m.def("strided_bytes", &strided_bytes);
     m.def("strided_classify", &strided_classify, release);
     m.def("strided_merge", &strided_merge, release);

@@ -44,44 +44,61 @@ struct StridedLayout {
     SPARSECONV_HD int classes() const { return uppers * residues[axes - 1]; }
 };
 
-// One axis of a key into quotient and residue: the numbers a loop needs, held apart from what it writes.
-struct AxisSplit {
-    int64_t mask, from, stride, coarse_low;
-    int shift, log_stride;
-    int32_t share[kMaxStride];  // what a residue adds to (class of the upper axes << 8 | class); negative where no tap reads it
-
-    SPARSECONV_HD AxisSplit() = default;
-    SPARSECONV_HD AxisSplit(const StridedLayout& layout, int axis)
-        : mask((int64_t{1} << layout.keys.bits[axis + 1]) - 1),
-          stride(layout.stride[axis]),
-          shift(layout.keys.shift[axis + 1]),
-          log_stride(layout.log_stride[axis]) {
-        const int64_t low = layout.keys.low[axis + 1], u = low + layout.padding[axis];
-        const int64_t quotient = u / stride - (u % stride < 0);
-        from = u - quotient * stride;
-        coarse_low = quotient - low;
-        int32_t upper = 1, klass = 1;
-        for (int a = axis + 1; a < layout.axes; ++a) {
-            klass *= layout.residues[a];
-            upper *= a + 1 < layout.axes ? layout.residues[a] : 1;
-        }
-        if (axis + 1 == layout.axes) upper = 0;
-        for (int64_t r = 0; r < stride; ++r) {
-            const int32_t number = layout.residue[axis][r];
-            share[r] = number < 0 ? kUnread : number * (upper * 256 + klass);
-        }
-    }
-
-    // Adds the quotient's field to `coarse`, without coarse_low; returns the residue's share.
-    template <bool Binary>
-    SPARSECONV_HD int32_t split(int64_t key, int64_t* coarse) const {
-        const int64_t u = ((key >> shift) & mask) + from;
-        const int64_t quotient = Binary ? u >> log_stride : u / stride;
-        *coarse += quotient << shift;
-        return share[Binary ? u & (stride - 1) : u - quotient * stride];
-    }
-
+// Fine keys into coarse keys and classes: the numbers a loop needs, held apart from what it writes. Fields are counted from a
+// multiple of the stride (`aligned` lifts them there), so that with strides that are powers of two all axes are shifted at once.
+template <int Axes>
+struct KeySplit {
     static constexpr int32_t kUnread = -(1 << 24);
+    int64_t aligned = 0, base = 0;   // added before and after
+    int64_t batch, whole = 0;        // masks: the batch field; all others without their residues
+    int groups = 0;                  // axes of one power of two
+    int64_t group[Axes];             // masks
+    int group_shift[Axes], shift[Axes];
+    int64_t mask[Axes], stride[Axes];
+    int32_t share[Axes][kMaxStride];  // what a residue adds to (class of the upper axes << 8 | class); kUnread where no tap reads it
+
+    SPARSECONV_HD explicit KeySplit(const StridedLayout& layout) : batch(~((int64_t{1} << layout.keys.shift[0]) - 1)) {
+        int32_t upper = 0, klass = 1;
+        for (int a = Axes - 1; a >= 0; --a) {
+            const int64_t s = layout.stride[a], low = layout.keys.low[a + 1], u = low + layout.padding[a];
+            const int64_t quotient = u / s - (u % s < 0), unit = int64_t{1} << layout.keys.shift[a + 1];
+            aligned += (u - quotient * s) * unit;
+            base += (quotient - low) * unit;
+            shift[a] = layout.keys.shift[a + 1];
+            mask[a] = (int64_t{1} << layout.keys.bits[a + 1]) - 1;
+            stride[a] = s;
+            for (int64_t r = 0; r < s; ++r) {
+                const int32_t number = layout.residue[a][r];
+                share[a][r] = number < 0 ? kUnread : number * (upper * 256 + klass);
+            }
+            klass *= layout.residues[a];
+            upper = a + 1 == Axes ? 1 : upper * layout.residues[a];
+            if (layout.log_stride[a] < 0) continue;
+            int g = 0;
+            while (g < groups && group_shift[g] != layout.log_stride[a]) ++g;
+            if (g == groups) group[groups] = 0, group_shift[groups++] = layout.log_stride[a];
+            group[g] |= (mask[a] & ~(s - 1)) * unit;
+        }
+    }
+
+    // The coarse key; *sum < 0 where no tap reads the site, else the classes as in `share`.
+    template <bool Binary>
+    SPARSECONV_HD int64_t split(int64_t fine, int32_t* sum) const {
+        const int64_t u = fine + aligned;
+        int64_t coarse = (u & batch) + base;
+        *sum = 0;
+        if (Binary) {
+            for (int g = 0; g < groups; ++g) coarse += (u & group[g]) >> group_shift[g];
+            for (int a = 0; a < Axes; ++a) *sum += share[a][(u >> shift[a]) & (stride[a] - 1)];
+        } else {
+            for (int a = 0; a < Axes; ++a) {
+                const int64_t value = (u >> shift[a]) & mask[a], quotient = value / stride[a];
+                coarse += quotient << shift[a];
+                *sum += share[a][value - quotient * stride[a]];
+            }
+        }
+        return coarse;
+    }
 };
 
 // Chunks of fine keys that do not cut a line, the keys that differ in the last axis only.
@@ -137,19 +154,12 @@ struct ClassifyKeys {
             cell[k] = first_cell[k] = lists.cells + k * lists.cell_stride + begin * most_reach;
             newest[k] = -1;
         }
-        AxisSplit split[Axes];
-        int64_t reaches[kMaxClasses], base = 0;  // reach of a class
-        for (int a = 0; a < Axes; ++a) {
-            split[a] = AxisSplit(layout, a);
-            base += split[a].coarse_low * (int64_t{1} << split[a].shift);
-        }
+        const KeySplit<Axes> splitter(layout);
+        int64_t reaches[kMaxClasses];
         for (int k = 0; k < classes; ++k) reaches[k] = layout.reach[k % layout.residues[last]];
-        const int64_t batch = ~((int64_t{1} << layout.keys.shift[0]) - 1);
         for (int64_t i = begin; i < end; ++i) {
-            const int64_t fine = chunks.keys[i];
-            int64_t key = (fine & batch) + base;  // the batch stays, the other fields are packed anew
-            int32_t share = 0;
-            for (int a = 0; a < Axes; ++a) share += split[a].template split<Binary>(fine, &key);
+            int32_t share;
+            const int64_t key = splitter.template split<Binary>(chunks.keys[i], &share);
             if (share < 0) continue;
             const int upper = share >> 8, klass = share & 255;
             // The cells of this site end at `key`; those of the sites before it on the line end at `newest` and begin no later.
@@ -234,33 +244,34 @@ struct MergeStreams {
     SPARSECONV_HD void merge(int64_t c) const {
         constexpr int room = Streams > 0 ? Streams : kMaxStreams;
         const int streams = Streams > 0 ? Streams : layout.streams;
-        const int64_t* next[room];
+        const int64_t* list[room];
         int32_t* rank[room];
-        int64_t head[room], step[room];
+        int64_t head[room], step[room], place[room];
         int32_t dummy = 0;
         for (int s = 0; s < streams; ++s) {
             const int64_t first = begin(c, s);
-            next[s] = cells + layout.stream_class[s] * cell_stride + first;
+            list[s] = cells + layout.stream_class[s] * cell_stride + first;
             rank[s] = ranks + rank_starts[s] + first;
             step[s] = layout.stream_step[s];
-            head[s] = *next[s] + step[s];
+            head[s] = *list[s] + step[s];
+            place[s] = 0;
         }
         const int64_t stop = c + 1 < chunks.count() ? limit(c + 1) : int64_t{1} << kStridedBits;
         int64_t* const out = sites + first_site(c);
         int64_t written = 0;
+        const bool clipped = layout.clipped;
         while (true) {
             int64_t smallest = head[0];
             for (int s = 1; s < streams; ++s) smallest = head[s] < smallest ? head[s] : smallest;
             if (smallest >= stop) break;
-            const bool kept = !layout.clipped || inside(smallest);
+            const bool kept = !clipped || inside(smallest);
             out[written] = smallest;
             const int32_t site = kept ? static_cast<int32_t>(written) : -1;
             for (int s = 0; s < streams; ++s) {  // no branch: which streams hold the smallest cannot be guessed
                 const bool hit = head[s] == smallest;
-                *(hit ? rank[s] : &dummy) = site;
-                rank[s] += hit;
-                next[s] += hit;
-                head[s] = *next[s] + step[s];
+                *(hit ? rank[s] + place[s] : &dummy) = site;
+                place[s] += hit;
+                head[s] = list[s][place[s]] + step[s];
             }
             written += kept;
         }
