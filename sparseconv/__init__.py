@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import convert, functional, models, nn
 from ._config import show_config
+from .fusion import fuse
 from .kernel_map import KernelMap, build_kernel_map
 from .tensor import SparseTensor, cat, collate, from_dense
 from .voxelize import devoxelize, voxelize
@@ -33,6 +34,7 @@ __all__ = [
     "devoxelize",
     "from_dense",
     "functional",
+    "fuse",
     "models",
     "nn",
     "show_config",
