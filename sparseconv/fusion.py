@@ -24,6 +24,16 @@ from .nn.sparse_convolution import SparseConvolution
 from .tensor import SparseTensor
 
 Model = TypeVar("Model", bound=nn.Module)
+# What a network's own code raises when it meets a proxy: len() and int() of one, a branch on one, a comparison of shapes.
+NOT_UNDERSTOOD = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def fuse(model: Model) -> Model:
@@ -68,7 +78,7 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_functions=tuple(filter(inspect.isfunction, vars(package).values())))
         self._autowrap_search.append(package)  # also where they are called as sparseconv.cat
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -91,9 +101,11 @@ class _Calls:
                 continue
             try:
                 self.graphs[module] = _Tracer().trace(module)
-            except Exception:  # whatever the network's own code raises when it meets a proxy: it is not understood
+            except NOT_UNDERSTOOD:
                 self.doubtful.update(module.modules())
-        self.sites: dict[nn.Module, tuple[nn.Module, fx.Node]] = {}  # of a called module: a caller and the call
+        self.sites: dict[
+            nn.Module, tuple[nn.Module, fx.Node]
+        ] = {}  # of a called module: a caller and the call
         self.count: Counter[nn.Module] = Counter()
         for caller, graph in self.graphs.items():
             for node in graph.nodes:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, mapping, ops  # noqa: F401  ops registers the operators
+from . import _native, map_builder, pairing
 from .geometry import Geometry, Ints
 from .sites import Sites
 
@@ -90,7 +89,7 @@ class KernelMap:
                     f"a neighbour table is at most {TABLE_LIMIT} bytes, got {self.taps} taps x {self.n_out} rows = {size} bytes; "
                     "use pairs and tap_offsets"
                 )
-            self._neighbors = mapping.neighbor_table(self.pairs, self.tap_offsets, self.n_out)
+            self._neighbors = pairing.neighbor_table(self.pairs, self.tap_offsets, self.n_out)
         return self._neighbors
 
     def reverse(self) -> KernelMap:
@@ -222,59 +221,9 @@ def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
 def _build(
     sites: Sites, geometry: Geometry, taps: Tensor | None, target: Sites | None, method: str
 ) -> tuple[KernelMap, Sites]:
-    all_taps = taps is None
-    if taps is None:
-        taps = geometry.all_taps() if torch.compiler.is_compiling() else _all_taps(geometry)
-    relations = geometry.relations
-    flat = [number for axis in relations for number in axis]
-    one_way = not (geometry.submanifold or geometry.transposed)
-    if target is None and method != "hash" and one_way and geometry.site_relations == relations:
-        shape = _output_shape(sites, geometry)
-        coords, pairs, tap_offsets = torch.ops.sparseconv.strided_map(
-            sites.coords, taps, flat, shape, sites.bounds
-        )
-        return KernelMap(pairs, tap_offsets, sites.coords, coords), _made_sites(sites, geometry, coords)
-    out_sites = target if target is not None else _output_sites(sites, geometry)
-    fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
-    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(
-        fine.coords, coarse.coords, taps, flat, method, fine.bounds, coarse.bounds
-    )
-    if geometry.transposed:  # the builder's output is the coarse side
-        pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
-    mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
+    out_sites, pairs, tap_offsets = map_builder.build(sites, geometry, taps, target, method)
+    mirrored = taps is None and geometry.mirror_symmetric and out_sites is sites
     return KernelMap(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
-
-
-@functools.lru_cache(maxsize=64)
-def _all_taps(geometry: Geometry) -> Tensor:
-    """`geometry.all_taps()`, made once: the builders only read it."""
-    return geometry.all_taps()
-
-
-def _output_shape(sites: Sites, geometry: Geometry) -> list[int] | None:
-    return None if sites.spatial_shape is None else list(geometry.output_shape(sites.spatial_shape))
-
-
-def _output_sites(sites: Sites, geometry: Geometry) -> Sites:
-    if geometry.submanifold:
-        return sites
-    flat = [number for axis in geometry.site_relations for number in axis]
-    coords = torch.ops.sparseconv.output_coords(
-        sites.coords, flat, geometry.transposed, _output_shape(sites, geometry), sites.bounds
-    )
-    return _made_sites(sites, geometry, coords)
-
-
-def _made_sites(sites: Sites, geometry: Geometry, coords: Tensor) -> Sites:
-    shape = _output_shape(sites, geometry)
-    bounds = mapping.moved_bounds(sites.bounds, geometry.site_relations, geometry.transposed, shape)
-    return Sites(
-        coords,
-        geometry.output_stride(sites.stride),
-        None if shape is None else tuple(shape),
-        sites.batch_size,
-        bounds,
-    )
 
 
 def build_kernel_map(

@@ -183,12 +183,17 @@ USES: dict[str, tuple[bool, Callable[[Net, SparseTensor], SparseTensor]]] = {
     "norm first": (False, lambda net, x: net.conv(net.norm(x))),
     "between": (False, lambda net, x: net.norm(net.conv(x) + x)),
     "a branch on values": (False, lambda net, x: net.norm(net.conv(x)) if len(x) > 3 else x),
-    "weights by hand": (False, lambda net, x: net.norm(net.conv(x.replace(x.features * net.conv.weight.sum())))),
+    "weights by hand": (
+        False,
+        lambda net, x: net.norm(net.conv(x.replace(x.features * net.conv.weight.sum()))),
+    ),
     "features by hand": (False, lambda net, x: net.norm(x.replace(net.conv(x).features * 2))),
     "joined": (True, lambda net, x: sparseconv.cat([net.norm(net.conv(x)), x])),
     "a type check": (
         False,
-        lambda net, x: net.norm(y := net.conv(x)) + y if isinstance(x, SparseTensor) else net.norm(net.conv(x)),
+        lambda net, x: (
+            net.norm(y := net.conv(x)) + y if isinstance(x, SparseTensor) else net.norm(net.conv(x))
+        ),
     ),
 }
 
@@ -228,7 +233,9 @@ def test_shared_modules() -> None:
     twice = spnn.Sequential(inner, inner)
     assert norms(sparseconv.fuse(twice)) == 0
     close(sparseconv.fuse(twice)(scan()).features, twice(scan()).features, 1e-5)
-    shared = with_statistics(spnn.Sequential(spnn.SubMConv3d(4, 4, 3), first, spnn.SubMConv3d(4, 4, 3), first))
+    shared = with_statistics(
+        spnn.Sequential(spnn.SubMConv3d(4, 4, 3), first, spnn.SubMConv3d(4, 4, 3), first)
+    )
     assert norms(sparseconv.fuse(shared)) == 1
 
 

@@ -50,7 +50,8 @@ inline void require_coords(const Buffer<int32_t>& coords, int fields) {
 }
 
 // steps [taps, axes]: where a tap reads, in fine cells from coarse * stride.
-inline Integers tap_steps(const Buffer<int32_t>& taps, const KeyLayout& layout, const Integers& padding, const Integers& dilation) {
+inline Integers tap_steps(const Buffer<int32_t>& taps, const KeyLayout& layout, const Integers& padding,
+                          const Integers& dilation) {
     const int axes = layout.fields - 1;
     require(taps.ndim == 2 && taps.shape[1] == axes, "taps must be [K, " + std::to_string(axes) + "]");
     require(static_cast<int>(padding.size()) == axes && static_cast<int>(dilation.size()) == axes,
@@ -120,7 +121,8 @@ inline bool opposite_taps(const Integers& steps, int axes) {
     return taps > 0;
 }
 
-inline bool mirrored_taps(Buffer<int32_t> taps, const Integers& layout_numbers, const Integers& padding, const Integers& dilation) {
+inline bool mirrored_taps(Buffer<int32_t> taps, const Integers& layout_numbers, const Integers& padding,
+                          const Integers& dilation) {
     const KeyLayout layout = layout_of(layout_numbers);
     return opposite_taps(tap_steps(taps, layout, padding, dilation), layout.fields - 1);
 }
@@ -159,7 +161,8 @@ inline void match_sorted(const Cpu& device, Buffer<int64_t> fine_keys, Buffer<in
     offsets.data[n_taps] = total;
 }
 
-inline FoundPairs found_pairs(const Buffer<int32_t>& found, const Buffer<int64_t>& counts, int64_t n, int64_t taps, bool mirrored) {
+inline FoundPairs found_pairs(const Buffer<int32_t>& found, const Buffer<int64_t>& counts, int64_t n, int64_t taps,
+                              bool mirrored) {
     const int64_t slots = mirrored ? taps / 2 : taps;
     const Chunks chunks{n, kMatchChunk};
     require(found.size() >= 2 * slots * n && counts.size() >= slots * chunks.count(), "found pairs: sizes differ");
@@ -180,8 +183,8 @@ inline void tabulate_found(const Cpu& device, Buffer<int32_t> found, Buffer<int6
     require(table.ndim == 2, "the table must be [K, N]");
     const FoundPairs from = found_pairs(found, counts, table.shape[1], table.shape[0], mirrored);
     require(!query_rows || query_rows->size() == table.shape[1], "tabulate_found: rows and keys differ");
-    device.for_each(from.taps, TabulateFound{from, fine_rows ? fine_rows->data : nullptr,
-                                             query_rows ? query_rows->data : nullptr, table.data});
+    device.for_each(from.taps, TabulateFound{from, fine_rows ? fine_rows->data : nullptr, query_rows ? query_rows->data : nullptr,
+                                             table.data});
 }
 
 inline int64_t pair_chunks(int64_t n) { return Chunks{n, kPairChunk}.count(); }

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "bind/bind_pairs.h"
-#include "mapping/relation_classes.h"
 #include "mapping/strided.h"
 
 namespace sparseconv {
@@ -83,17 +82,15 @@ struct StridedCall {
         int32_t* const ranks = carver.take<int32_t>(entries);
         int64_t* const sites = carver.take<int64_t>(entries);
         *bytes = carver.used;
-        return MergeStreams{layout,   lists.cells, lists.cell_stride, cell_totals, rank_starts,
-                            splitter, ranges,      ranks,             sites,       site_counts};
+        return MergeStreams{layout, lists.cells, lists.cell_stride, cell_totals, rank_starts, splitter, ranges,
+                            ranks,  sites,       site_counts};
     }
 
     // `out` null: counts them.
     StridedPairs pairs(const ClassLists& lists, const MergeStreams& merge, const std::vector<StridedTap>& taps,
                        const int32_t* fine_rows, int32_t* out) const {
-        return StridedPairs{lists,       chunks,           layout.residues[layout.axes - 1],
-                            taps.data(), merge.ranks,      merge.rank_starts,
-                            fine_rows,   pair_counts,      out ? pair_starts : nullptr,
-                            out};
+        return StridedPairs{lists,     chunks,      layout.residues[layout.axes - 1], taps.data(), merge.ranks, merge.rank_starts,
+                            fine_rows, pair_counts, out ? pair_starts : nullptr,      out};
     }
 };
 
@@ -141,9 +138,9 @@ inline std::vector<StridedTap> strided_taps(const StridedLayout& layout, const B
 }
 
 // Merges the streams and fills offsets [taps + 1] of the pairs; returns the number of sites.
-inline int64_t strided_merge(const Cpu& device, Buffer<int64_t> keys, int64_t n, const Integers& layout, const Integers& relations,
-                             const Integers& ranges, bool clipped, Buffer<int32_t> taps, Buffer<uint8_t> scratch,
-                             Buffer<uint8_t> more_scratch, Buffer<int64_t> offsets) {
+inline int64_t strided_merge(const Cpu& device, Buffer<int64_t> keys, int64_t n, const Integers& layout,
+                             const Integers& relations, const Integers& ranges, bool clipped, Buffer<int32_t> taps,
+                             Buffer<uint8_t> scratch, Buffer<uint8_t> more_scratch, Buffer<int64_t> offsets) {
     StridedCall call(keys, n, layout, relations, ranges, clipped);
     int64_t *totals, bytes;
     const ClassLists lists = call.lists(reinterpret_cast<char*>(scratch.data), &totals, &bytes);
@@ -188,7 +185,8 @@ inline void strided_write(const Cpu& device, Buffer<int64_t> keys, int64_t n, co
     for (int64_t c = 0; c < merge.chunks.count(); ++c) sites_before[c + 1] = sites_before[c] + merge.site_counts[c];
     require(coords.ndim == 2 && coords.shape[0] == sites_before.back() && coords.shape[1] == call.layout.axes + 1,
             "strided_write: coords must be [sites, 1 + D]");
-    require(offsets.size() == taps.rows() + 1 && pairs.size() == 2 * offsets.data[taps.rows()] && (!fine_rows || fine_rows->size() == n),
+    require(offsets.size() == taps.rows() + 1 && pairs.size() == 2 * offsets.data[taps.rows()] &&
+                (!fine_rows || fine_rows->size() == n),
             "strided_write: pairs must be [P, 2]");
     const std::vector<StridedTap> tap_list = strided_taps(call.layout, taps, relations);
     device.for_each(merge.chunks.count(), FinishSites{merge, sites_before.data(), coords.data});

@@ -91,7 +91,9 @@ struct FoundPairs {
     SPARSECONV_HD bool identity(int64_t tap) const { return mirrored && 2 * tap + 1 == taps; }
     SPARSECONV_HD bool swapped(int64_t tap) const { return mirrored && 2 * tap + 1 > taps; }
     SPARSECONV_HD int64_t slot(int64_t tap) const { return swapped(tap) ? taps - 1 - tap : tap; }
-    SPARSECONV_HD const int32_t* pairs(int64_t tap, int64_t c) const { return found + 2 * (slot(tap) * chunks.n + chunks.begin(c)); }
+    SPARSECONV_HD const int32_t* pairs(int64_t tap, int64_t c) const {
+        return found + 2 * (slot(tap) * chunks.n + chunks.begin(c));
+    }
     SPARSECONV_HD int64_t count(int64_t tap, int64_t c) const {
         return identity(tap) ? chunks.end(c) - chunks.begin(c) : counts[slot(tap) * chunks.count() + c];
     }

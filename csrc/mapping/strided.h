@@ -14,92 +14,13 @@
 
 #include "core/coord_key.h"
 #include "core/device.h"
+#include "mapping/relation_classes.h"
 #include "mapping/search.h"
 
 namespace sparseconv {
 
-constexpr int kMaxAxes = kMaxFields - 1;
-constexpr int kMaxStride = 64;     // residues along an axis that a table holds
-constexpr int kMaxStreams = 64;    // heads that a merge holds
-constexpr int kMaxClasses = 128;   // counters that a task holds
-constexpr int kStridedBits = 62;   // of a key: kNoKey moved by a step then still lies above all keys
 constexpr int64_t kClassChunk = 32768;
 constexpr int64_t kStreamChunk = 16384;
-
-struct StridedLayout {
-    KeyLayout keys;
-    int axes;
-    int64_t stride[kMaxAxes], padding[kMaxAxes];
-    int log_stride[kMaxAxes];                      // -1: not a power of two
-    int8_t residue[kMaxAxes][kMaxStride];          // number of a residue that a tap reads, -1 for the others
-    int residues[kMaxAxes];                        // how many there are
-    int reach[kMaxStride];                         // of a residue of the last axis: taps that read it
-    int uppers, most_reach;                        // classes of all axes but the last; the largest reach
-    int streams;                                   // taps of all axes but the last
-    int stream_class[kMaxStreams];                 // which class they read
-    int64_t stream_step[kMaxStreams];              // what they add to its cells
-    int64_t low[kMaxAxes], high[kMaxAxes];         // outputs are kept in [low, high]
-    bool clipped;                                  // whether that drops any
-
-    SPARSECONV_HD int classes() const { return uppers * residues[axes - 1]; }
-};
-
-// Fine keys into coarse keys and classes: the numbers a loop needs, held apart from what it writes. Fields are counted from a
-// multiple of the stride (`aligned` lifts them there), so that with strides that are powers of two all axes are shifted at once.
-template <int Axes>
-struct KeySplit {
-    static constexpr int32_t kUnread = -(1 << 24);
-    int64_t aligned = 0, base = 0;   // added before and after
-    int64_t batch, whole = 0;        // masks: the batch field; all others without their residues
-    int groups = 0;                  // axes of one power of two
-    int64_t group[Axes];             // masks
-    int group_shift[Axes], shift[Axes];
-    int64_t mask[Axes], stride[Axes];
-    int32_t share[Axes][kMaxStride];  // what a residue adds to (class of the upper axes << 8 | class); kUnread where no tap reads it
-
-    SPARSECONV_HD explicit KeySplit(const StridedLayout& layout) : batch(~((int64_t{1} << layout.keys.shift[0]) - 1)) {
-        int32_t upper = 0, klass = 1;
-        for (int a = Axes - 1; a >= 0; --a) {
-            const int64_t s = layout.stride[a], low = layout.keys.low[a + 1], u = low + layout.padding[a];
-            const int64_t quotient = u / s - (u % s < 0), unit = int64_t{1} << layout.keys.shift[a + 1];
-            aligned += (u - quotient * s) * unit;
-            base += (quotient - low) * unit;
-            shift[a] = layout.keys.shift[a + 1];
-            mask[a] = (int64_t{1} << layout.keys.bits[a + 1]) - 1;
-            stride[a] = s;
-            for (int64_t r = 0; r < s; ++r) {
-                const int32_t number = layout.residue[a][r];
-                share[a][r] = number < 0 ? kUnread : number * (upper * 256 + klass);
-            }
-            klass *= layout.residues[a];
-            upper = a + 1 == Axes ? 1 : upper * layout.residues[a];
-            if (layout.log_stride[a] < 0) continue;
-            int g = 0;
-            while (g < groups && group_shift[g] != layout.log_stride[a]) ++g;
-            if (g == groups) group[groups] = 0, group_shift[groups++] = layout.log_stride[a];
-            group[g] |= (mask[a] & ~(s - 1)) * unit;
-        }
-    }
-
-    // The coarse key; *sum < 0 where no tap reads the site, else the classes as in `share`.
-    template <bool Binary>
-    SPARSECONV_HD int64_t split(int64_t fine, int32_t* sum) const {
-        const int64_t u = fine + aligned;
-        int64_t coarse = (u & batch) + base;
-        *sum = 0;
-        if (Binary) {
-            for (int g = 0; g < groups; ++g) coarse += (u & group[g]) >> group_shift[g];
-            for (int a = 0; a < Axes; ++a) *sum += share[a][(u >> shift[a]) & (stride[a] - 1)];
-        } else {
-            for (int a = 0; a < Axes; ++a) {
-                const int64_t value = (u >> shift[a]) & mask[a], quotient = value / stride[a];
-                coarse += quotient << shift[a];
-                *sum += share[a][value - quotient * stride[a]];
-            }
-        }
-        return coarse;
-    }
-};
 
 // Chunks of fine keys that do not cut a line, the keys that differ in the last axis only.
 struct LineChunks {
@@ -118,9 +39,9 @@ struct LineChunks {
 // What classifying leaves for each class. The arrays are address space for the worst case, touched where something is.
 struct ClassLists {
     int64_t n;
-    int32_t* members;        // [classes, n, 2]: place of the fine key, and the cell of its quotient, counted from its chunk's first;
-                             // those of a chunk begin at its first key
-    int64_t* cells;          // [uppers, reach * n + 1]: keys of coarse cells, increasing; closed by kNoKey once joined
+    int32_t* members;  // [classes, n, 2]: place of the fine key, and the cell of its quotient, counted from its chunk's first;
+                       // those of a chunk begin at its first key
+    int64_t* cells;    // [uppers, reach * n + 1]: keys of coarse cells, increasing; closed by kNoKey once joined
     int64_t* member_counts;  // [classes, chunks]
     int64_t* cell_counts;    // [uppers, chunks]; once joined, where a chunk's cells begin
     int64_t cell_stride;     // reach * n + 1
@@ -215,9 +136,9 @@ struct MergeStreams {
     const int64_t* rank_starts;  // [streams]: where a stream's ranks begin
     int splitter;                // class whose cells part the ranges
     Chunks chunks;               // of that class's cells
-    int32_t* ranks;              // [sum of the streams' lengths]: site of each entry, -1 = outside; first counted from the range's own
-    int64_t* sites;              // [sum of the streams' lengths]: keys; those of a range begin where its streams' entries do
-    int64_t* site_counts;        // [ranges]
+    int32_t* ranks;        // [sum of the streams' lengths]: site of each entry, -1 = outside; first counted from the range's own
+    int64_t* sites;        // [sum of the streams' lengths]: keys; those of a range begin where its streams' entries do
+    int64_t* site_counts;  // [ranges]
 
     SPARSECONV_HD int64_t limit(int64_t c) const { return cells[splitter * cell_stride + chunks.begin(c)]; }
     SPARSECONV_HD int64_t begin(int64_t c, int s) const {
@@ -312,17 +233,12 @@ struct FinishSites {
     }
 };
 
-// A tap as the pairs need it: its class, its stream, and how far below the quotient its cell lies on the last axis.
-struct StridedTap {
-    int klass, stream, below;
-};
-
 // The pairs (fine row, site) of one tap and one chunk of fine keys; counted where sites are clipped, else known.
 struct StridedPairs {
     ClassLists lists;
     LineChunks chunks;
     int last_residues;
-    const StridedTap* taps;      // [taps]
+    const StridedTap* taps;  // [taps]
     const int32_t* ranks;
     const int64_t* rank_starts;  // [streams]
     const int32_t* fine_rows;    // [n], null = identity
@@ -335,8 +251,8 @@ struct StridedPairs {
         const StridedTap tap = taps[task / chunks.count()];
         const int32_t* const member = lists.members + 2 * (tap.klass * lists.n + chunks.begin(c));
         const int64_t members = lists.member_counts[tap.klass * chunks.count() + c];
-        const int32_t* const rank = ranks + rank_starts[tap.stream] - tap.below +
-                                    lists.cell_counts[tap.klass / last_residues * chunks.count() + c];
+        const int32_t* const rank =
+            ranks + rank_starts[tap.stream] - tap.below + lists.cell_counts[tap.klass / last_residues * chunks.count() + c];
         int64_t written = 0;
         if (!starts) {
             for (int64_t j = 0; j < members; ++j) written += rank[member[2 * j + 1]] >= 0;

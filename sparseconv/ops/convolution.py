@@ -105,8 +105,8 @@ def gather_gemm(features: Tensor, weight: Tensor, bias: Tensor | None, *rest: An
             result: Tensor = _GatherGemm.apply(features, weight, bias, *rest)
             return result
         return _gather_gemm(features, weight, bias, *rest)
-    result = torch.ops.sparseconv.gather_gemm(features, weight, bias, *rest)
-    return result
+    through_dispatcher: Tensor = torch.ops.sparseconv.gather_gemm(features, weight, bias, *rest)
+    return through_dispatcher
 
 
 def _gather_outer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import mapping
+from .. import mapping, pairing
 from ._library import define
 
 
@@ -21,13 +21,21 @@ def _split(bounds: list[int] | None) -> mapping.Bounds | None:
 
 
 def _output_coords(
-    coords: Tensor, relations: list[int], to_fine: bool, shape: list[int] | None, bounds: list[int] | None = None
+    coords: Tensor,
+    relations: list[int],
+    to_fine: bool,
+    shape: list[int] | None,
+    bounds: list[int] | None = None,
 ) -> Tensor:
     return mapping.output_coords(coords, _axes(relations), to_fine, shape, _split(bounds))
 
 
 def _output_coords_fake(
-    coords: Tensor, relations: list[int], to_fine: bool, shape: list[int] | None, bounds: list[int] | None = None
+    coords: Tensor,
+    relations: list[int],
+    to_fine: bool,
+    shape: list[int] | None,
+    bounds: list[int] | None = None,
 ) -> Tensor:
     return coords.new_empty(torch.library.get_ctx().new_dynamic_size(), coords.shape[1])
 
@@ -35,7 +43,7 @@ def _output_coords_fake(
 def _find_pairs(
     fine: Tensor, coarse: Tensor, taps: Tensor, relations: list[int], method: str, *bounds: list[int] | None
 ) -> tuple[Tensor, Tensor]:
-    return mapping.find_pairs(fine, coarse, taps, _axes(relations), method, *map(_split, bounds))
+    return pairing.find_pairs(fine, coarse, taps, _axes(relations), method, *map(_split, bounds))
 
 
 def _find_pairs_fake(
@@ -52,7 +60,7 @@ def _strided_map(
     shape: list[int] | None,
     bounds: list[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return mapping.strided_map(coords, taps, _axes(relations), shape, _split(bounds))
+    return pairing.strided_map(coords, taps, _axes(relations), shape, _split(bounds))
 
 
 def _strided_map_fake(
@@ -90,7 +98,7 @@ define(
 )
 define(
     "reverse_pairs(Tensor pairs, Tensor tap_offsets, SymInt n_in) -> (Tensor, Tensor)",
-    mapping.reverse_pairs,
+    pairing.reverse_pairs,
     _reverse_pairs_fake,
 )
 
