@@ -152,7 +152,7 @@ def _pairs_by_hash(
 def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:
     """The same pairs with their columns swapped, (out row, in row), sorted by (tap, in row)."""
     if _native_maps.pairs_sorted(pairs, tap_offsets, 0):
-        return pairs.flip(1), tap_offsets.clone()
+        return torch.stack([pairs[:, 1], pairs[:, 0]], 1), tap_offsets.clone()  # flip(1) takes three times as long
     taps = len(tap_offsets) - 1
     group = max(1, TABLE_BYTES // (4 * max(n_in, 1)))
     parts = []

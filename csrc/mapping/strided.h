@@ -19,8 +19,8 @@
 
 namespace sparseconv {
 
-constexpr int64_t kClassChunk = 32768;
-constexpr int64_t kStreamChunk = 16384;
+constexpr int64_t kClassChunk = 16384;
+constexpr int64_t kStreamChunk = 8192;
 
 // Chunks of fine keys that do not cut a line, the keys that differ in the last axis only.
 struct LineChunks {
