@@ -14,7 +14,7 @@ from ._native import KeyLayout, buffer, core, device_of, optional
 
 SCRATCH_KEPT = (
     32 << 20
-)  # bytes of working memory that a thread keeps from one map to the next, at most, in each of two slots
+)  # bytes of working memory that a thread keeps from one map to the next, at most, in each of four slots
 
 
 class _Scratch(threading.local):
@@ -29,7 +29,7 @@ def scratch(size: int, slot: int) -> Tensor:
     """At least `size` bytes of working memory, uint8, free until the thread's next call with the same slot.
 
     Fresh memory costs a page fault for each page that is touched, which takes longer than the loops that use it: blocks of up
-    to SCRATCH_KEPT bytes are kept for the thread's next map.
+    to SCRATCH_KEPT bytes are kept for the thread's next map. Slots: 0 and 1 what is found, 2 and 3 fine and coarse keys.
     """
     block = _scratch.blocks.get(slot)
     if block is None or len(block) < size:

@@ -21,13 +21,20 @@ Bounds = tuple[Sequence[int], Sequence[int]]  # lowest and highest value of each
 
 
 def sorted_keys(
-    coords: Tensor, layout: _native.KeyLayout, scale: Sequence[int]
+    coords: Tensor, layout: _native.KeyLayout, scale: Sequence[int], slot: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The keys of coords * scale in increasing order, [N + 1] with a free last place, and their rows (None = row order)."""
-    keys = torch.empty(len(coords) + 1, dtype=torch.int64)
+    """The keys of coords * scale in increasing order, [N + 1] with a free last place, and their rows (None = row order).
+
+    slot: of working memory to put them into, see `_native_maps.scratch`; None = memory of their own.
+    """
+    n = coords.shape[0]
+    if slot is None:
+        keys = torch.empty(n + 1, dtype=torch.int64)
+    else:
+        keys = _native_maps.scratch(8 * (n + 1), slot)[: 8 * (n + 1)].view(torch.int64)
     if _native.pack(coords, layout, scale, keys):
         return keys, None
-    rows = torch.empty(len(coords), dtype=torch.int32)
+    rows = torch.empty(n, dtype=torch.int32)
     _native.sort_rows(keys, rows, _bits(layout))
     return keys, rows
 

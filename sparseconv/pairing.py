@@ -46,7 +46,7 @@ def strided_map(
                 [end for axis in moved.ranges for end in axis],
                 moved.clipped,
             )
-            keys, rows = sorted_keys(coords, layout, [1] * coords.shape[1])
+            keys, rows = sorted_keys(coords, layout, [1] * coords.shape[1], 2)
             size = _native_maps.strided_bytes(keys, *call)
             if 0 <= size <= ADDRESS_SPACE:
                 return _native_maps.strided_map(keys, rows, *call, taps, size)
@@ -92,8 +92,8 @@ def find_pairs(
     scales = [1] * (1 + len(stride)), [1, *stride]
     if method == "hash":
         return _pairs_by_hash(fine, coarse, taps, layout, scales, padding, dilation, same_keys)
-    fine_keys, fine_rows = sorted_keys(fine, layout, scales[0])
-    queries, query_rows = (fine_keys, fine_rows) if same_keys else sorted_keys(coarse, layout, scales[1])
+    fine_keys, fine_rows = sorted_keys(fine, layout, scales[0], 2)
+    queries, query_rows = (fine_keys, fine_rows) if same_keys else sorted_keys(coarse, layout, scales[1], 3)
     n = len(coarse)
     mirrored = same_keys and _native_maps.mirrored_taps(taps, layout, padding, dilation)
     table_fits = (fine_rows is None and query_rows is None) or 4 * len(taps) * n <= TABLE_BYTES
@@ -152,7 +152,9 @@ def _pairs_by_hash(
 def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:
     """The same pairs with their columns swapped, (out row, in row), sorted by (tap, in row)."""
     if _native_maps.pairs_sorted(pairs, tap_offsets, 0):
-        return torch.stack([pairs[:, 1], pairs[:, 0]], 1), tap_offsets.clone()  # flip(1) takes three times as long
+        return torch.stack(
+            [pairs[:, 1], pairs[:, 0]], 1
+        ), tap_offsets.clone()  # flip(1) takes three times as long
     taps = len(tap_offsets) - 1
     group = max(1, TABLE_BYTES // (4 * max(n_in, 1)))
     parts = []

@@ -162,6 +162,7 @@ def test_no_libtorch_is_linked() -> None:
     for path in files:
         linked = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout
         assert "libc" in linked  # ldd really listed something
+        linked = re.sub(r"\(0x[0-9a-f]+\)", "", linked)  # addresses, which may well hold "c10"
         assert not re.search(r"torch|c10|\bcaffe", linked), linked
         assert b"_ZN3c10" not in path.read_bytes() and b"_ZN2at6" not in path.read_bytes()
 

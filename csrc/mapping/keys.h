@@ -93,8 +93,17 @@ struct UnpackKeys {
 
     template <int F>
     SPARSECONV_HD void run(int64_t c) const {
-        for (int64_t row = chunks.begin(c); row < chunks.end(c); ++row) {
-            for (int f = 0; f < F; ++f) coords[row * F + f] = static_cast<int32_t>(layout.unpack(f, keys[row]));
+        int shift[F];
+        int64_t mask[F], low[F];  // held apart from the coordinates that are written
+        for (int f = 0; f < F; ++f) {
+            shift[f] = layout.shift[f];
+            mask[f] = (int64_t{1} << layout.bits[f]) - 1;
+            low[f] = layout.low[f];
+        }
+        const int64_t end = chunks.end(c);
+        for (int64_t row = chunks.begin(c); row < end; ++row) {
+            const int64_t key = keys[row];
+            for (int f = 0; f < F; ++f) coords[row * F + f] = static_cast<int32_t>(((key >> shift[f]) & mask[f]) + low[f]);
         }
     }
 };

@@ -80,7 +80,8 @@ struct KeySplit {
         *sum = 0;
         if (Binary) {
             for (int g = 0; g < groups; ++g) coarse += (u & group[g]) >> group_shift[g];
-            for (int a = 0; a < Axes; ++a) *sum += share[a][(u >> shift[a]) & (stride[a] - 1)];
+            for (int a = 0; a + 1 < Axes; ++a) *sum += share[a][(u >> shift[a]) & (stride[a] - 1)];
+            *sum += share[Axes - 1][u & (stride[Axes - 1] - 1)];  // the last field begins at bit 0
         } else {
             for (int a = 0; a < Axes; ++a) {
                 const int64_t value = (u >> shift[a]) & mask[a], quotient = value / stride[a];

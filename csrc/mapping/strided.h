@@ -14,6 +14,7 @@
 
 #include "core/coord_key.h"
 #include "core/device.h"
+#include "mapping/keys.h"
 #include "mapping/relation_classes.h"
 #include "mapping/search.h"
 
@@ -217,12 +218,10 @@ struct FinishSites {
     int32_t* coords;        // [sites, 1 + axes]
 
     SPARSECONV_HD void operator()(int64_t c) const {
-        const int fields = merge.layout.axes + 1;
-        const int64_t* const keys = merge.sites + merge.first_site(c);
-        int32_t* row = coords + starts[c] * fields;
-        for (int64_t j = 0; j < merge.site_counts[c]; ++j, row += fields) {
-            for (int f = 0; f < fields; ++f) row[f] = static_cast<int32_t>(merge.layout.keys.unpack(f, keys[j]));
-        }
+        // Unpacked by the loop that unpacks keys elsewhere, from and to where this range's begin.
+        const UnpackKeys unpack{merge.sites + merge.first_site(c), merge.layout.keys, Chunks{merge.site_counts[c], kStreamChunk},
+                                coords + starts[c] * merge.layout.keys.fields};
+        for (int64_t part = 0; part < unpack.chunks.count(); ++part) unpack(part);
         const int32_t before = static_cast<int32_t>(starts[c]);
         for (int s = 0; s < merge.layout.streams && before > 0; ++s) {
             const int64_t end = merge.rank_starts[s] + merge.begin(c + 1, s);
