@@ -252,7 +252,7 @@ def build_kernel_map(
         submanifold: output sites = input sites.
         transposed: `coords` is the coarse side.
         spatial_shape: all coords lie in [0, spatial_shape); None = unbounded.
-        method: "hash" (open addressing), "sort" (PointAcc's merge of sorted lists) or "auto". The maps are equal, bit for bit.
+        method: "hash" (open addressing), "sort" (PointAcc's merge of sorted lists; "auto" on the CPU). Equal maps, bit for bit.
 
     Raises:
         ValueError, TypeError: for coordinates, taps or a geometry that do not fit.

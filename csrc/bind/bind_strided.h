@@ -20,7 +20,8 @@ struct Carver {
 
     template <class T>
     T* take(int64_t n) {
-        T* const array = reinterpret_cast<T*>(base + used);
+        T* const array =
+            reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(used));  // base may be null
         used += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
         return array;
     }

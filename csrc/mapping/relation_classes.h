@@ -35,18 +35,19 @@ struct StridedLayout {
 };
 
 // Fine keys into coarse keys and classes: the numbers a loop needs, held apart from what it writes. Fields are counted from a
-// multiple of the stride (`aligned` lifts them there), so that with strides that are powers of two all axes are shifted at once.
+// multiple of the stride (`aligned` lifts them there, for which the layout needs room), so that with strides that are powers of two
+// all axes are shifted at once.
 template <int Axes>
 struct KeySplit {
     static constexpr int32_t kUnread = -(1 << 24);
     int64_t aligned = 0, base = 0;  // added before and after
-    int64_t batch, whole = 0;       // masks: the batch field; all others without their residues
+    int64_t batch;                  // mask of the batch field
     int groups = 0;                 // axes of one power of two
     int64_t group[Axes];            // masks
     int group_shift[Axes], shift[Axes];
     int64_t mask[Axes], stride[Axes];
-    int32_t share[Axes]
-                 [kMaxStride];  // what a residue adds to (class of the upper axes << 8 | class); kUnread where no tap reads it
+    // What a residue adds to (class of the upper axes << 8 | class); kUnread where no tap reads it.
+    int32_t share[Axes][kMaxStride];
 
     SPARSECONV_HD explicit KeySplit(const StridedLayout& layout) : batch(~((int64_t{1} << layout.keys.shift[0]) - 1)) {
         int32_t upper = 0, klass = 1;
