@@ -9,8 +9,9 @@ import functools
 import torch
 from torch import Tensor
 
-from . import mapping, ops  # noqa: F401  ops registers the operators
+from . import mapping
 from .geometry import Geometry
+from .ops.maps import strided_map
 from .sites import Sites
 
 
@@ -21,16 +22,14 @@ def build(
     if taps is None:
         taps = geometry.all_taps() if torch.compiler.is_compiling() else _all_taps(geometry)
     relations = geometry.relations
-    flat = [number for axis in relations for number in axis]
     one_way = not (geometry.submanifold or geometry.transposed)
     if target is None and method != "hash" and one_way and geometry.site_relations == relations:
         shape = _output_shape(sites, geometry)
-        coords, pairs, tap_offsets = torch.ops.sparseconv.strided_map(
-            sites.coords, taps, flat, shape, sites.bounds
-        )
+        coords, pairs, tap_offsets = strided_map(sites.coords, taps, relations, shape, sites.bounds)
         return _made_sites(sites, geometry, coords), pairs, tap_offsets
     out_sites = target if target is not None else _output_sites(sites, geometry)
     fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
+    flat = [number for axis in relations for number in axis]
     pairs, tap_offsets = torch.ops.sparseconv.find_pairs(
         fine.coords, coarse.coords, taps, flat, method, fine.bounds, coarse.bounds
     )

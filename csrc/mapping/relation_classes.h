@@ -11,10 +11,11 @@
 namespace sparseconv {
 
 constexpr int kMaxAxes = kMaxFields - 1;
-constexpr int kMaxStride = 64;    // residues along an axis that a table holds
-constexpr int kMaxStreams = 64;   // heads that a merge holds
-constexpr int kMaxClasses = 128;  // counters that a task holds
-constexpr int kStridedBits = 62;  // of a key: kNoKey moved by a step then still lies above all keys
+constexpr int kMaxStride = 64;     // residues along an axis that a table holds
+constexpr int kMaxTogether = 512;  // combinations of residues that a table holds
+constexpr int kMaxStreams = 64;    // heads that a merge holds
+constexpr int kMaxClasses = 128;   // counters that a task holds
+constexpr int kStridedBits = 62;   // of a key: kNoKey moved by a step then still lies above all keys
 
 struct StridedLayout {
     KeyLayout keys;
@@ -48,6 +49,11 @@ struct KeySplit {
     int64_t mask[Axes], stride[Axes];
     // What a residue adds to (class of the upper axes << 8 | class); kUnread where no tap reads it.
     int32_t share[Axes][kMaxStride];
+    // The residues of all axes with one multiplication: their bits, moved next to each other at the top, index the sum of shares.
+    bool gathered = false;
+    uint64_t residue_bits = 0, magic = 0;
+    int gather_shift = 63;
+    int32_t together[kMaxTogether];
 
     SPARSECONV_HD explicit KeySplit(const StridedLayout& layout) : batch(~((int64_t{1} << layout.keys.shift[0]) - 1)) {
         int32_t upper = 0, klass = 1;
@@ -71,6 +77,42 @@ struct KeySplit {
             if (g == groups) group[groups] = 0, group_shift[groups++] = layout.log_stride[a];
             group[g] |= (mask[a] & ~(s - 1)) * unit;
         }
+        gather_residues(layout);
+    }
+
+    // Tries every combination: a table is used only where no two of them meet.
+    SPARSECONV_HD void gather_residues(const StridedLayout& layout) {
+        int bits = 0;
+        for (int a = 0; a < Axes; ++a) {
+            if (layout.log_stride[a] < 0) return;
+            bits += layout.log_stride[a];
+        }
+        const int64_t combinations = int64_t{1} << bits;
+        if (bits == 0 || combinations > kMaxTogether) return;
+        gather_shift = 64 - bits;
+        for (int a = Axes - 1, at = 0; a >= 0; at += layout.log_stride[a--]) {
+            const int move = gather_shift + at - shift[a];
+            if (move < 0) return;
+            if (stride[a] > 1) magic += uint64_t{1} << move;
+            residue_bits |= static_cast<uint64_t>(stride[a] - 1) << shift[a];
+        }
+        bool taken[kMaxTogether] = {};
+        for (int64_t c = 0; c < combinations; ++c) {
+            uint64_t key = 0;
+            int32_t sum = 0;
+            int64_t rest = c;
+            for (int a = 0; a < Axes; ++a) {
+                const int64_t r = rest & (stride[a] - 1);
+                rest >>= layout.log_stride[a];
+                key |= static_cast<uint64_t>(r) << shift[a];
+                sum += share[a][r];
+            }
+            const uint64_t place = key * magic >> gather_shift;
+            if (taken[place]) return;
+            taken[place] = true;
+            together[place] = sum;
+        }
+        gathered = true;
     }
 
     // The coarse key; *sum < 0 where no tap reads the site, else the classes as in `share`.
@@ -81,8 +123,11 @@ struct KeySplit {
         *sum = 0;
         if (Binary) {
             for (int g = 0; g < groups; ++g) coarse += (u & group[g]) >> group_shift[g];
-            for (int a = 0; a + 1 < Axes; ++a) *sum += share[a][(u >> shift[a]) & (stride[a] - 1)];
-            *sum += share[Axes - 1][u & (stride[Axes - 1] - 1)];  // the last field begins at bit 0
+            if (gathered) {
+                *sum = together[(static_cast<uint64_t>(u) & residue_bits) * magic >> gather_shift];
+            } else {
+                for (int a = 0; a < Axes; ++a) *sum += share[a][(u >> shift[a]) & (stride[a] - 1)];
+            }
         } else {
             for (int a = 0; a < Axes; ++a) {
                 const int64_t value = (u >> shift[a]) & mask[a], quotient = value / stride[a];

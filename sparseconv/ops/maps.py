@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import mapping, pairing
-from ._library import define
+from ._library import define, unwatched
 
 
 def _axes(flat: list[int]) -> list[list[int]]:
@@ -129,3 +129,18 @@ define(
     mapping.voxel_runs,
     _voxel_runs_fake,
 )
+
+
+def strided_map(
+    coords: Tensor,
+    taps: Tensor,
+    relations: list[list[int]],
+    shape: list[int] | None,
+    bounds: list[int] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator of this name, with the dispatcher left out where nobody would notice; relations not flat."""
+    if unwatched(coords, taps):
+        return pairing.strided_map(coords, taps, relations, shape, _split(bounds))
+    flat = [number for axis in relations for number in axis]
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.sparseconv.strided_map(coords, taps, flat, shape, bounds)
+    return made
