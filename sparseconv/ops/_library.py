@@ -36,8 +36,8 @@ def records(*tensors: Tensor | None) -> bool:
 def unwatched(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors may go straight to the kernel that the dispatcher would find.
 
-    A call through the dispatcher costs 20 microseconds here, twice for a recorded one, most of a small layer's time. It is needed
-    where somebody looks on or where tensors are more than plain ones: torch.compile, modes, functorch, the profiler, subclasses.
+    A call through the dispatcher costs 4 to 7 microseconds, twice for a recorded one, a third of a small layer's time. It is
+    needed where somebody looks on or tensors are more than plain ones: torch.compile, modes, functorch, the profiler, subclasses.
     """
     return (
         not torch.compiler.is_compiling()
