@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import convert, functional, models, nn
 from ._config import fma_peak, show_config
+from .fusion import fuse
 from .joining import cat, collate
 from .kernel_map import build_kernel_map
 from .pairs import KernelMap
@@ -38,6 +39,7 @@ __all__ = [
     "fma_peak",
     "from_dense",
     "functional",
+    "fuse",
     "models",
     "nn",
     "show_config",

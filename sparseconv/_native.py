@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""The door to the compiled core, and its only importer.
+"""The door to the compiled core, and its only importer; `_native_maps` has the part of it that finds sites and pairs.
 
 Every function takes torch tensors, passes them on as typed buffers (DLPack) together with the device, and returns numbers; arrays
 are allocated by the callers. The core checks shapes and types again, so a slip here is an exception and never a crash.
@@ -9,10 +9,11 @@ are allocated by the callers. The core checks shapes and types again, so a slip 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch  # before the core, so that both share one OpenMP runtime
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack as _buffer  # type: ignore[attr-defined]
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 try:
     import sparseconv._cpu as _cpu
@@ -27,6 +28,8 @@ KeyLayout = Sequence[int]
 
 ROWS_PER_TASK: int = _cpu.ROWS_PER_TASK
 MERGE_CHUNK: int = _cpu.MERGE_CHUNK
+core: Any = _cpu  # for sparseconv._native_maps
+buffer: Any = to_dlpack  # a tensor as the core takes it
 
 
 def require_device(device: torch.device) -> None:
@@ -35,14 +38,14 @@ def require_device(device: torch.device) -> None:
         raise ValueError(f"sparseconv was built for the CPU only: expected tensors on cpu, got {device}")
 
 
-def _device(array: Tensor) -> int:
+def device_of(array: Tensor) -> int:
     """What the core runs on: the number of threads. One thread is a plain loop, which is what forked workers need."""
     require_device(array.device)
     return torch.get_num_threads()
 
 
-def _optional(array: Tensor | None) -> object:
-    return None if array is None else _buffer(array)
+def optional(array: Tensor | None) -> object:
+    return None if array is None else buffer(array)
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------------
@@ -56,140 +59,30 @@ def key_layout(low: Sequence[int], high: Sequence[int]) -> KeyLayout:
 
 def bounds(coords: Tensor) -> tuple[list[int], list[int]]:
     """Lowest and highest value of each column of coords [N, 1 + D] int32, N > 0."""
-    both: list[int] = _cpu.bounds(_device(coords), _buffer(coords))
+    both: list[int] = _cpu.bounds(device_of(coords), buffer(coords))
     return both[: len(both) // 2], both[len(both) // 2 :]
 
 
 def pack(coords: Tensor, layout: KeyLayout, scale: Sequence[int], keys: Tensor) -> bool:
     """Writes the keys of coords * scale to keys[:N]; True if they strictly increase."""
-    increasing: bool = _cpu.pack(_device(coords), _buffer(coords), layout, list(scale), _buffer(keys))
+    increasing: bool = _cpu.pack(device_of(coords), buffer(coords), layout, list(scale), buffer(keys))
     return increasing
 
 
 def unpack(keys: Tensor, layout: KeyLayout, coords: Tensor) -> None:
-    _cpu.unpack(_device(keys), _buffer(keys), layout, _buffer(coords))
+    _cpu.unpack(device_of(keys), buffer(keys), layout, buffer(coords))
 
 
 def sort_rows(keys: Tensor, rows: Tensor, bits: int) -> None:
     """Sorts keys[:N] in place, stably; rows [N] int32 = where each stood. Only the low `bits` bits may differ."""
     scratch = torch.empty(_cpu.sort_scratch_size(len(rows)), dtype=torch.int64)
-    _cpu.sort_rows(_device(keys), _buffer(keys), _buffer(rows), bits, _buffer(scratch))
+    _cpu.sort_rows(device_of(keys), buffer(keys), buffer(rows), bits, buffer(scratch))
 
 
 def find_duplicate(keys: Tensor, rows: Tensor) -> tuple[int, int] | None:
     """Of sorted keys, the equal pair of rows whose later row is the lowest."""
-    pair: list[int] = _cpu.find_duplicate(_buffer(keys), _buffer(rows))
+    pair: list[int] = _cpu.find_duplicate(buffer(keys), buffer(rows))
     return (pair[0], pair[1]) if pair else None
-
-
-# --- sites and neighbours ---------------------------------------------------------------------------------------------------
-
-
-def move_axis(
-    keys: Tensor,
-    layout: KeyLayout,
-    field: int,
-    relation: Sequence[int],
-    to_fine: bool,
-    low: int,
-    high: int,
-    counts: Tensor,
-    starts: Tensor | None = None,
-    out: Tensor | None = None,
-) -> None:
-    """Sorted keys through one axis of a layer (csrc/mapping/sites.h): counts per chunk, or with `starts` the keys."""
-    device = _device(keys)
-    _cpu.move_axis(
-        device,
-        _buffer(keys),
-        layout,
-        field,
-        relation,
-        to_fine,
-        low,
-        high,
-        _buffer(counts),
-        _optional(starts),
-        _optional(out),
-    )
-
-
-def find_neighbors_hash(
-    fine_keys: Tensor,
-    queries: Tensor,
-    layout: KeyLayout,
-    taps: Tensor,
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    neighbors: Tensor,
-) -> None:
-    """Fills neighbors [K, N] int32: the row of fine_keys that each query reads through each tap, -1 for none."""
-    capacity = _cpu.hash_capacity(len(fine_keys))
-    table_keys = torch.empty(capacity, dtype=torch.int64)
-    table_rows = torch.empty(capacity, dtype=torch.int32)
-    _cpu.find_neighbors_hash(
-        _device(fine_keys),
-        _buffer(fine_keys),
-        _buffer(queries),
-        layout,
-        _buffer(taps),
-        padding,
-        dilation,
-        _buffer(table_keys),
-        _buffer(table_rows),
-        _buffer(neighbors),
-    )
-
-
-def find_neighbors_sorted(
-    fine_keys: Tensor,
-    fine_rows: Tensor | None,
-    queries: Tensor,
-    query_rows: Tensor | None,
-    layout: KeyLayout,
-    taps: Tensor,
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    neighbors: Tensor,
-) -> None:
-    """The same table from sorted lists; fine_keys is [N_fine + 1], its last place is the core's."""
-    _cpu.find_neighbors_sorted(
-        _device(fine_keys),
-        _buffer(fine_keys),
-        _optional(fine_rows),
-        _buffer(queries),
-        _optional(query_rows),
-        layout,
-        _buffer(taps),
-        padding,
-        dilation,
-        _buffer(neighbors),
-    )
-
-
-def pairs_of_table(table: Tensor, column: int) -> tuple[Tensor, Tensor]:
-    """pairs int32 [P, 2] in the table's order and offsets int64 [K + 1]; `column`: where the column's number goes."""
-    taps, n = table.shape
-    chunks = _cpu.pair_chunks(n)
-    counts = torch.empty(taps * chunks, dtype=torch.int64)
-    _cpu.count_pairs(_device(table), _buffer(table), _buffer(counts))
-    starts = torch.zeros(taps * chunks + 1, dtype=torch.int64)
-    torch.cumsum(counts, 0, out=starts[1:])
-    pairs = torch.empty(int(starts[-1]), 2, dtype=torch.int32)
-    _cpu.write_pairs(_device(table), _buffer(table), _buffer(starts[:-1]), column, _buffer(pairs))
-    offsets = starts[::chunks].clone() if chunks else torch.zeros(taps + 1, dtype=torch.int64)
-    return pairs, offsets
-
-
-def scatter_pairs(pairs: Tensor, tap_offsets: Tensor, key_column: int, table: Tensor) -> None:
-    """The table [K, n] of pairs: table[k, pair[key_column]] = the pair's other entry, -1 elsewhere."""
-    _cpu.scatter_pairs(_device(pairs), _buffer(pairs), _buffer(tap_offsets), key_column, _buffer(table))
-
-
-def pairs_sorted(pairs: Tensor, tap_offsets: Tensor, column: int) -> bool:
-    """Whether the pairs of every tap strictly increase in `column`."""
-    in_order: bool = _cpu.pairs_sorted(_buffer(pairs), _buffer(tap_offsets), column)
-    return in_order
 
 
 # --- points -----------------------------------------------------------------------------------------------------------------
@@ -200,7 +93,7 @@ def cells_of_points(
 ) -> int:
     """Writes the cells of points [N, D] to coords [N, 1 + D]; returns the first point that has none, or -1."""
     bad: int = _cpu.cells_of_points(
-        _device(points), _buffer(points), _optional(batch), list(origin), list(size), _buffer(coords)
+        device_of(points), buffer(points), optional(batch), list(origin), list(size), buffer(coords)
     )
     return bad
 
@@ -208,9 +101,9 @@ def cells_of_points(
 def split_runs(keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Runs of equal sorted keys: offsets int64 [R + 1] into rows, run_of_row int64 [N], run_keys int64 [R]."""
     n = len(rows)
-    device = _device(keys)
+    device = device_of(keys)
     counts = torch.zeros(-(-n // ROWS_PER_TASK), dtype=torch.int64)
-    _cpu.split_runs(device, _buffer(keys), _buffer(rows), _buffer(counts), None, None, None, None)
+    _cpu.split_runs(device, buffer(keys), buffer(rows), buffer(counts), None, None, None, None)
     starts = counts.cumsum(0) - counts
     runs = int(counts.sum())
     offsets = torch.zeros(runs + 1, dtype=torch.int64)
@@ -218,13 +111,13 @@ def split_runs(keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     run_keys = torch.empty(runs, dtype=torch.int64)
     _cpu.split_runs(
         device,
-        _buffer(keys),
-        _buffer(rows),
-        _buffer(counts),
-        _buffer(starts),
-        _buffer(offsets),
-        _buffer(run_of_row),
-        _buffer(run_keys),
+        buffer(keys),
+        buffer(rows),
+        buffer(counts),
+        buffer(starts),
+        buffer(offsets),
+        buffer(run_of_row),
+        buffer(run_keys),
     )
     return offsets, run_of_row, run_keys
 
@@ -244,20 +137,20 @@ def gather_gemm(
     out: Tensor,
 ) -> None:
     """out[o] = bias + sum over taps and pairs (i, o) of features[i] @ weight[tap] (csrc/compute/kernels.h)."""
-    bytes_needed = _cpu.gather_gemm_bytes(_buffer(features), _buffer(out), groups, len(tap_offsets) - 1)
+    bytes_needed = _cpu.gather_gemm_bytes(buffer(features), buffer(out), groups, len(tap_offsets) - 1)
     scratch = torch.empty(bytes_needed, dtype=torch.uint8)
     _cpu.gather_gemm(
-        _device(features),
-        _buffer(features),
-        _buffer(weight),
-        _optional(bias),
-        _buffer(pairs),
-        _buffer(tap_offsets),
+        device_of(features),
+        buffer(features),
+        buffer(weight),
+        optional(bias),
+        buffer(pairs),
+        buffer(tap_offsets),
         groups,
         transpose,
         flip,
-        _buffer(out),
-        _buffer(scratch),
+        buffer(out),
+        buffer(scratch),
     )
 
 
@@ -265,35 +158,35 @@ def gather_outer(
     features: Tensor, grad_out: Tensor, pairs: Tensor, tap_offsets: Tensor, groups: int, grad_weight: Tensor
 ) -> None:
     """grad_weight[tap] = sum over its pairs (i, o) of the outer product of features[i] and grad_out[o]."""
-    arrays = (_buffer(pairs), _buffer(tap_offsets))
-    bytes_needed = _cpu.gather_outer_bytes(_buffer(features), _buffer(grad_out), *arrays, groups)
+    arrays = (buffer(pairs), buffer(tap_offsets))
+    bytes_needed = _cpu.gather_outer_bytes(buffer(features), buffer(grad_out), *arrays, groups)
     scratch = torch.empty(bytes_needed, dtype=torch.uint8)
     _cpu.gather_outer(
-        _device(features),
-        _buffer(features),
-        _buffer(grad_out),
+        device_of(features),
+        buffer(features),
+        buffer(grad_out),
         *arrays,
         groups,
-        _buffer(grad_weight),
-        _buffer(scratch),
+        buffer(grad_weight),
+        buffer(scratch),
     )
 
 
 def column_sum(x: Tensor, out: Tensor) -> None:
     """out [C] = the sum of the rows of x [N, C], in chunks that depend on N only."""
-    scratch = torch.empty(_cpu.column_sum_bytes(_buffer(x)), dtype=torch.uint8)
-    _cpu.column_sum(_device(x), _buffer(x), _buffer(out), _buffer(scratch))
+    scratch = torch.empty(_cpu.column_sum_bytes(buffer(x)), dtype=torch.uint8)
+    _cpu.column_sum(device_of(x), buffer(x), buffer(out), buffer(scratch))
 
 
 def max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, out: Tensor, argmax: Tensor) -> None:
     """out[o] = max over the pairs (i, o) of features[i]; argmax int32 = the tap that won, -1 where there is no pair."""
     _cpu.max_pool(
-        _device(features),
-        _buffer(features),
-        _buffer(pairs),
-        _buffer(tap_offsets),
-        _buffer(out),
-        _buffer(argmax),
+        device_of(features),
+        buffer(features),
+        buffer(pairs),
+        buffer(tap_offsets),
+        buffer(out),
+        buffer(argmax),
     )
 
 
@@ -302,25 +195,23 @@ def max_pool_grad(
 ) -> None:
     """grad_in[i] = sum of grad_out[o] over the reversed pairs (o, i) whose tap won."""
     _cpu.max_pool_grad(
-        _device(grad_out),
-        _buffer(grad_out),
-        _buffer(argmax),
-        _buffer(pairs),
-        _buffer(tap_offsets),
-        _buffer(grad_in),
+        device_of(grad_out),
+        buffer(grad_out),
+        buffer(argmax),
+        buffer(pairs),
+        buffer(tap_offsets),
+        buffer(grad_in),
     )
 
 
 def gather_sum(x: Tensor, offsets: Tensor, cols: Tensor | None, weights: Tensor | None, out: Tensor) -> None:
     """out[r] = sum over j in [offsets[r], offsets[r + 1]) of weights[j] * x[cols[j]], in order of j."""
-    _cpu.gather_sum(
-        _device(x), _buffer(x), _buffer(offsets), _optional(cols), _optional(weights), _buffer(out)
-    )
+    _cpu.gather_sum(device_of(x), buffer(x), buffer(offsets), optional(cols), optional(weights), buffer(out))
 
 
 def gather_max(x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg: Tensor) -> None:
     """out[r] = max over the same lists; arg int64 = the first row of x that has it, -1 for an empty list."""
-    _cpu.gather_max(_device(x), _buffer(x), _buffer(offsets), _optional(cols), _buffer(out), _buffer(arg))
+    _cpu.gather_max(device_of(x), buffer(x), buffer(offsets), optional(cols), buffer(out), buffer(arg))
 
 
 # --- what was built -----------------------------------------------------------------------------------------------------------

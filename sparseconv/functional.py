@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import gather_scatter
+from .ops.convolution import gather_gemm
 from .pairs import KernelMap
 
 DATAFLOWS = ("fused", "gather_scatter")
@@ -55,7 +56,7 @@ def conv(
         features.requires_grad and torch.is_grad_enabled()
     ):  # the input's gradient runs over the reversed map: share it
         reverse_pairs, reverse_offsets, reverse_flip = kernel_map.reverse_arrays()
-    result: Tensor = torch.ops.sparseconv.gather_gemm(
+    return gather_gemm(
         features,
         weight,
         bias,
@@ -69,7 +70,6 @@ def conv(
         False,
         reverse_flip,
     )
-    return result
 
 
 def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

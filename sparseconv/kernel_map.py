@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, ops  # noqa: F401  ops registers the operators
+from . import _native, map_builder
 from .geometry import Geometry, Ints
 from .pairs import KernelMap
 from .sites import Sites
@@ -25,6 +25,8 @@ def lookup(
     taps: Tensor | None = None,
     target: Sites | None = None,
     method: str = "auto",
+    *,
+    taps_key: bytes | None = None,
 ) -> tuple[KernelMap, Sites]:
     """The kernel map of a layer on `sites` and its output sites, from the cache of `sites` or built and kept there.
 
@@ -34,6 +36,7 @@ def lookup(
         taps: int32 [K, D], the taps the layer keeps; None = all. Output sites do not depend on it.
         target: compute on these sites instead of those the geometry reaches.
         method: "auto", "hash" or "sort".
+        taps_key: `tap_key(taps)`, where the caller keeps it.
 
     Raises:
         ValueError: where dimensions, batch sizes or strides of sites, geometry and target do not match.
@@ -41,14 +44,15 @@ def lookup(
     _check(sites, geometry, target)
     if torch.compiler.is_compiling():
         return _build(sites, geometry, taps, target, method)
-    tap_key = None if taps is None else taps.cpu().numpy().tobytes()
-    key: tuple[Any, ...] = (geometry, tap_key, None if target is None else id(target))
+    if taps is not None and taps_key is None:
+        taps_key = tap_key(taps)
+    key: tuple[Any, ...] = (geometry, taps_key, None if target is None else id(target))
     hit = sites.maps.get(key)
     if hit is not None:
         cached, there = hit[0], hit[1]()
         if there is not None:  # else the target has gone, and another one has its id
             return cached, there
-    partner = _partner(sites, geometry, tap_key, target)
+    partner = _partner(sites, geometry, taps_key, target)
     with torch.inference_mode(False):  # the map outlives the call: training may use it next
         if partner is not None and target is not None:
             kernel_map, out_sites = partner.reverse(), target
@@ -58,6 +62,11 @@ def lookup(
         del sites.maps[dead]
     sites.maps[key] = (kernel_map, _reference(out_sites, weak=out_sites is sites or target is not None))
     return kernel_map, out_sites
+
+
+def tap_key(taps: Tensor) -> bytes:
+    """What stands for a list of taps, int32 [K, D], in the cache of maps."""
+    return taps.cpu().numpy().tobytes()
 
 
 def _reference(sites: Sites, weak: bool) -> Callable[[], Sites | None]:
@@ -110,29 +119,9 @@ def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
 def _build(
     sites: Sites, geometry: Geometry, taps: Tensor | None, target: Sites | None, method: str
 ) -> tuple[KernelMap, Sites]:
-    out_sites = target if target is not None else _output_sites(sites, geometry)
-    fine, coarse = (out_sites, sites) if geometry.transposed else (sites, out_sites)
-    flat = [number for axis in geometry.relations for number in axis]
-    all_taps = taps is None
-    if taps is None:
-        taps = geometry.all_taps()
-    pairs, tap_offsets = torch.ops.sparseconv.find_pairs(
-        fine.coords, coarse.coords, taps, flat, "sort" if method == "auto" else method
-    )
-    if geometry.transposed:  # the builder's output is the coarse side
-        pairs, tap_offsets = torch.ops.sparseconv.reverse_pairs(pairs, tap_offsets, len(fine))
-    mirrored = all_taps and geometry.mirror_symmetric and out_sites is sites
+    out_sites, pairs, tap_offsets = map_builder.build(sites, geometry, taps, target, method)
+    mirrored = taps is None and geometry.mirror_symmetric and out_sites is sites
     return KernelMap.trusted(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
-
-
-def _output_sites(sites: Sites, geometry: Geometry) -> Sites:
-    if geometry.submanifold:
-        return sites
-    shape = None if sites.spatial_shape is None else geometry.output_shape(sites.spatial_shape)
-    flat = [number for axis in geometry.site_relations for number in axis]
-    bounded = None if shape is None else list(shape)
-    coords = torch.ops.sparseconv.output_coords(sites.coords, flat, geometry.transposed, bounded)
-    return Sites(coords, geometry.output_stride(sites.stride), shape, sites.batch_size)
 
 
 def build_kernel_map(
@@ -161,7 +150,7 @@ def build_kernel_map(
         submanifold: output sites = input sites.
         transposed: `coords` is the coarse side.
         spatial_shape: all coords lie in [0, spatial_shape); None = unbounded.
-        method: "hash" (open addressing), "sort" (PointAcc's merge of sorted lists) or "auto". The maps are equal, bit for bit.
+        method: "hash" (open addressing), "sort" (PointAcc's merge of sorted lists; "auto" on the CPU). Equal maps, bit for bit.
 
     Raises:
         ValueError, TypeError: for coordinates, taps or a geometry that do not fit.

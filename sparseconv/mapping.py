@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Output sites and pairs: how the core's loops are put together.
+"""Sites and voxels: how the core's loops are put together; `pairing` has the pairs.
 
 A layer relates a fine and a coarse side, ``fine = coarse * stride - padding + tap * dilation`` (csrc/core/relation.h). A
 convolution or a pooling reads the fine side, a transposed convolution the coarse one. Nothing here knows tensors of features,
@@ -14,20 +14,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _native, _native_maps
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-TABLE_BYTES = 256 << 20  # a table of neighbours is built for as many taps at a time as fit this
+Bounds = tuple[Sequence[int], Sequence[int]]  # lowest and highest value of each column of coordinates
 
 
-def _sorted_keys(
-    coords: Tensor, layout: _native.KeyLayout, scale: Sequence[int]
+def sorted_keys(
+    coords: Tensor, layout: _native.KeyLayout, scale: Sequence[int], slot: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The keys of coords * scale in increasing order, [N + 1] with a free last place, and their rows (None = row order)."""
-    keys = torch.empty(len(coords) + 1, dtype=torch.int64)
+    """The keys of coords * scale in increasing order, [N + 1] with a free last place, and their rows (None = row order).
+
+    slot: of working memory to put them into, see `_native_maps.scratch`; None = memory of their own.
+    """
+    n = coords.shape[0]
+    if slot is None:
+        keys = torch.empty(n + 1, dtype=torch.int64)
+    else:
+        keys = _native_maps.scratch(8 * (n + 1), slot)[: 8 * (n + 1)].view(torch.int64)
     if _native.pack(coords, layout, scale, keys):
         return keys, None
-    rows = torch.empty(len(coords), dtype=torch.int32)
+    rows = torch.empty(n, dtype=torch.int32)
     _native.sort_rows(keys, rows, _bits(layout))
     return keys, rows
 
@@ -38,30 +45,90 @@ def _bits(layout: _native.KeyLayout) -> int:
     return layout[fields] + layout[2 * fields]
 
 
-def find_duplicate(coords: Tensor) -> tuple[int, int] | None:
+def find_duplicate(coords: Tensor, bounds: Bounds | None = None) -> tuple[int, int] | None:
     """The first row of coords [N, 1 + D] that equals an earlier one, as (earlier, later); None where all rows differ."""
     if len(coords) < 2:
         return None
-    layout = _native.key_layout(*_native.bounds(coords))
-    keys, rows = _sorted_keys(coords, layout, [1] * coords.shape[1])
+    layout = _native.key_layout(*(bounds or _native.bounds(coords)))
+    keys, rows = sorted_keys(coords, layout, [1] * coords.shape[1])
     return None if rows is None else _native.find_duplicate(keys, rows)
 
 
-def _moved_range(
-    low: int, high: int, relation: Sequence[int], to_fine: bool, size: int | None
-) -> tuple[int, int]:
+def moved_range(low: int, high: int, relation: Sequence[int], to_fine: bool) -> tuple[int, int]:
     """The range of one axis after a layer; empty (low > high) where nothing is reached."""
     kernel, stride, padding, dilation = relation
     reach = dilation * (kernel - 1)
     if to_fine:
-        moved = (low * stride - padding, high * stride - padding + reach)
-    else:
-        moved = (-((reach - low - padding) // stride), (high + padding) // stride)
-    return moved if size is None else (max(moved[0], 0), min(moved[1], size - 1))
+        return low * stride - padding, high * stride - padding + reach
+    return -((reach - low - padding) // stride), (high + padding) // stride
+
+
+class Moved:
+    """Where a layer's outputs can lie: bounds of the input, range of the outputs, and a key layout that holds both."""
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        relations: Sequence[Sequence[int]],
+        to_fine: bool,
+        shape: Sequence[int] | None,
+    ) -> None:
+        self.low, self.high = bounds
+        reached = [
+            moved_range(low, high, relation, to_fine)
+            for low, high, relation in zip(self.low[1:], self.high[1:], relations, strict=True)
+        ]
+        self.ranges = (
+            reached
+            if shape is None
+            else [(max(first, 0), min(last, n - 1)) for (first, last), n in zip(reached, shape, strict=True)]
+        )
+        self.clipped = self.ranges != reached
+        self.empty = any(first > last for first, last in self.ranges)
+        self.reached = reached
+
+    def layout(self, relations: Sequence[Sequence[int]], to_fine: bool) -> _native.KeyLayout:
+        """Raises ValueError where outputs would not fit int32, or the keys 63 bits."""
+        low, high = [self.low[0]], [self.high[0]]
+        for axis, (first, last) in enumerate(self.ranges):
+            if first < INT32_MIN or last > INT32_MAX:
+                raise ValueError(
+                    f"output coordinates must fit int32, axis {axis} would span {first} .. {last}"
+                )
+            have_low, have_high = self.low[axis + 1], self.high[axis + 1]
+            if (
+                not to_fine
+            ):  # keys of strided_map: the cell (in + padding) // stride, clipped or not; room to align fields
+                _, stride, padding, _ = relations[axis]
+                first = min(self.reached[axis][0], (have_low + padding) // stride)
+                last = (have_high + padding) // stride
+                have_high += stride - 1
+            low.append(min(have_low, first))
+            high.append(max(have_high, last))
+        return _native.key_layout(low, high)
+
+
+def moved_bounds(
+    bounds: Sequence[int] | None,
+    relations: Sequence[Sequence[int]],
+    to_fine: bool,
+    shape: Sequence[int] | None,
+) -> list[int] | None:
+    """Bounds of a layer's outputs from those of its inputs, both flat: lowest values, then highest; None for None."""
+    if bounds is None:
+        return None
+    width = len(bounds) // 2
+    moved = Moved((bounds[:width], bounds[width:]), relations, to_fine, shape)
+    low, high = zip(*moved.ranges, strict=True)
+    return [bounds[0], *low, bounds[width], *high]
 
 
 def output_coords(
-    coords: Tensor, relations: Sequence[Sequence[int]], to_fine: bool, shape: Sequence[int] | None
+    coords: Tensor,
+    relations: Sequence[Sequence[int]],
+    to_fine: bool,
+    shape: Sequence[int] | None,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     """Every cell that a box kernel's footprint touches, in lexicographic order.
 
@@ -70,31 +137,23 @@ def output_coords(
         relations: per axis (kernel, stride, padding, dilation).
         to_fine: True for transposed layers, which go from the coarse side to the fine one.
         shape: cells outside [0, shape) are dropped; None keeps all.
+        bounds: lowest and highest value of each column, where they are known.
     """
     width = coords.shape[1]
     nothing = coords.new_empty(0, width)
     if len(coords) == 0:
         return nothing
-    low, high = _native.bounds(coords)
-    moved = [
-        _moved_range(low[a + 1], high[a + 1], relations[a], to_fine, None if shape is None else shape[a])
-        for a in range(width - 1)
-    ]
-    for axis, (first, last) in enumerate(moved):
-        if first > last:
-            return nothing
-        if first < INT32_MIN or last > INT32_MAX:
-            raise ValueError(f"output coordinates must fit int32, axis {axis} would span {first} .. {last}")
-    layout = _native.key_layout(
-        [low[0]] + [min(have, m[0]) for have, m in zip(low[1:], moved, strict=True)],
-        [high[0]] + [max(have, m[1]) for have, m in zip(high[1:], moved, strict=True)],
-    )
-    padded_keys, _ = _sorted_keys(coords, layout, [1] * width)
+    moved = Moved(bounds or _native.bounds(coords), relations, to_fine, shape)
+    if moved.empty:
+        return nothing
+    layout = moved.layout(relations, to_fine)
+    padded_keys, _ = sorted_keys(coords, layout, [1] * width)
     keys = padded_keys[:-1]
-    for axis, (first, last) in enumerate(moved):
+    for axis, (first, last) in enumerate(moved.ranges):
         if len(keys) == 0:
             return nothing
-        unmoved = list(relations[axis][:3]) == [1, 1, 0] and first <= low[axis + 1] and high[axis + 1] <= last
+        low, high = moved.low[axis + 1], moved.high[axis + 1]
+        unmoved = list(relations[axis][:3]) == [1, 1, 0] and first <= low and high <= last
         if not unmoved:
             keys = _move_axis(keys, layout, axis + 1, list(relations[axis]), to_fine, first, last)
     out = torch.empty(len(keys), width, dtype=torch.int32)
@@ -112,107 +171,11 @@ def _move_axis(
     high: int,
 ) -> Tensor:
     counts = torch.empty(-(-len(keys) // _native.MERGE_CHUNK), dtype=torch.int64)
-    _native.move_axis(keys, layout, field, relation, to_fine, low, high, counts)
+    _native_maps.move_axis(keys, layout, field, relation, to_fine, low, high, counts)
     starts = counts.cumsum(0) - counts
     out = torch.empty(int(counts.sum()), dtype=torch.int64)
-    _native.move_axis(keys, layout, field, relation, to_fine, low, high, counts, starts, out)
+    _native_maps.move_axis(keys, layout, field, relation, to_fine, low, high, counts, starts, out)
     return out
-
-
-def find_pairs(
-    fine: Tensor,
-    coarse: Tensor,
-    taps: Tensor,
-    relations: Sequence[Sequence[int]],
-    method: str,
-) -> tuple[Tensor, Tensor]:
-    """The pairs (fine row, coarse row) of a layer, sorted by (tap, coarse row).
-
-    Args:
-        fine, coarse: [N, 1 + D] int32, unique rows, contiguous.
-        taps: [K, D] int32, each within the kernel of `relations`.
-        relations: per axis (kernel, stride, padding, dilation).
-        method: "hash", "sort" or "auto"; all give the same bits.
-
-    Returns:
-        pairs [P, 2] int32 and tap offsets [K + 1] int64.
-    """
-    if min(len(fine), len(coarse), len(taps)) == 0:
-        return torch.empty(0, 2, dtype=torch.int32), torch.zeros(len(taps) + 1, dtype=torch.int64)
-    stride, padding, dilation = ([relation[i] for relation in relations] for i in (1, 2, 3))
-    scale = [1, *stride]
-    fine_low, fine_high = _native.bounds(fine)
-    coarse_low, coarse_high = _native.bounds(coarse)
-    low, high = [min(fine_low[0], coarse_low[0])], [max(fine_high[0], coarse_high[0])]
-    for axis, relation in enumerate(relations, start=1):
-        first, _ = _moved_range(coarse_low[axis], coarse_low[axis], relation, True, None)
-        _, last = _moved_range(coarse_high[axis], coarse_high[axis], relation, True, None)
-        scaled = (
-            coarse_low[axis] * relation[1],
-            coarse_high[axis] * relation[1],
-        )  # queries before the tap is added
-        low.append(min(fine_low[axis], first, scaled[0]))
-        high.append(max(fine_high[axis], last, scaled[1]))
-    layout = _native.key_layout(low, high)
-    same_sites = (
-        fine.data_ptr() == coarse.data_ptr() and len(fine) == len(coarse) and all(s == 1 for s in stride)
-    )
-
-    def fill(some_taps: Tensor, neighbors: Tensor) -> None:
-        if method == "hash":
-            _native.find_neighbors_hash(fine_keys, queries, layout, some_taps, padding, dilation, neighbors)
-        else:
-            _native.find_neighbors_sorted(
-                fine_keys, fine_rows, queries, query_rows, layout, some_taps, padding, dilation, neighbors
-            )
-
-    if method == "hash":
-        fine_keys = torch.empty(len(fine), dtype=torch.int64)
-        _native.pack(fine, layout, [1] * len(scale), fine_keys)
-        queries = fine_keys
-        if not same_sites:
-            queries = torch.empty(len(coarse), dtype=torch.int64)
-            _native.pack(coarse, layout, scale, queries)
-    else:
-        fine_keys, fine_rows = _sorted_keys(fine, layout, [1] * len(scale))
-        queries, query_rows = (fine_keys, fine_rows) if same_sites else _sorted_keys(coarse, layout, scale)
-
-    group = max(1, TABLE_BYTES // (4 * len(coarse)))
-    if group >= len(taps):
-        table = torch.empty(len(taps), len(coarse), dtype=torch.int32)
-        fill(taps, table)
-        return _native.pairs_of_table(table, 1)
-    parts, offsets = [], [torch.zeros(1, dtype=torch.int64)]
-    for some_taps in taps.split(group):
-        table = torch.empty(len(some_taps), len(coarse), dtype=torch.int32)
-        fill(some_taps.contiguous(), table)
-        pairs, part_offsets = _native.pairs_of_table(table, 1)
-        parts.append(pairs)
-        offsets.append(part_offsets[1:] + offsets[-1][-1])
-    return torch.cat(parts), torch.cat(offsets)
-
-
-def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:
-    """The same pairs with their columns swapped, (out row, in row), sorted by (tap, in row)."""
-    if _native.pairs_sorted(pairs, tap_offsets, 0):
-        return pairs.flip(1), tap_offsets.clone()
-    taps = len(tap_offsets) - 1
-    group = max(1, TABLE_BYTES // (4 * max(n_in, 1)))
-    parts = []
-    for first in range(0, taps, group):
-        last = min(first + group, taps)
-        begin, end = int(tap_offsets[first]), int(tap_offsets[last])
-        table = torch.empty(last - first, n_in, dtype=torch.int32)
-        _native.scatter_pairs(pairs[begin:end], tap_offsets[first : last + 1] - begin, 0, table)
-        parts.append(_native.pairs_of_table(table, 1)[0])
-    return torch.cat(parts) if len(parts) != 1 else parts[0], tap_offsets.clone()
-
-
-def neighbor_table(pairs: Tensor, tap_offsets: Tensor, n_out: int) -> Tensor:
-    """neighbors [K, n_out] int32: the in row that each out row reads through each tap, -1 for none."""
-    table = torch.empty(len(tap_offsets) - 1, n_out, dtype=torch.int32)
-    _native.scatter_pairs(pairs, tap_offsets, 1, table)
-    return table
 
 
 def find_rows(coords: Tensor, queries: Tensor) -> Tensor:
@@ -231,7 +194,7 @@ def find_rows(coords: Tensor, queries: Tensor) -> Tensor:
     _native.pack(queries, layout, [1] * (axes + 1), query_keys)
     table = torch.empty(1, len(queries), dtype=torch.int32)
     centre = torch.zeros(1, axes, dtype=torch.int32)
-    _native.find_neighbors_hash(keys, query_keys, layout, centre, [0] * axes, [1] * axes, table)
+    _native_maps.find_neighbors_hash(keys, query_keys, layout, centre, [0] * axes, [1] * axes, table)
     return table[0].to(torch.int64)
 
 
@@ -276,7 +239,7 @@ def _runs(cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         empty = torch.empty(0, dtype=torch.int64)
         return cells.clone(), empty, empty.clone(), torch.zeros(1, dtype=torch.int64)
     layout = _native.key_layout(*_native.bounds(cells))
-    keys, rows = _sorted_keys(cells, layout, [1] * width)
+    keys, rows = sorted_keys(cells, layout, [1] * width)
     if rows is None:
         rows = torch.arange(n, dtype=torch.int32)
     offsets, run_of_row, run_keys = _native.split_runs(keys, rows)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, ops  # noqa: F401  ops registers the operators
+from . import _native, _native_maps, ops, pairing  # noqa: F401  ops registers the operators
 
 TABLE_LIMIT = 1 << 30  # bytes of a neighbour table that is still built on request
 
@@ -101,9 +101,7 @@ class KernelMap:
                     f"a neighbour table is at most {TABLE_LIMIT} bytes, got {self.taps} taps x {self.n_out} rows = {size} bytes; "
                     "use pairs and tap_offsets"
                 )
-            from .mapping import neighbor_table
-
-            self._neighbors = neighbor_table(self.pairs, self.tap_offsets, self.n_out)
+            self._neighbors = pairing.neighbor_table(self.pairs, self.tap_offsets, self.n_out)
         return self._neighbors
 
     def reverse(self) -> KernelMap:
@@ -169,5 +167,5 @@ def _check_arrays(pairs: Tensor, tap_offsets: Tensor, in_coords: Tensor, out_coo
             raise ValueError(
                 f"KernelMap: column {column} of pairs must lie in [0, {rows}), got {low} .. {high}"
             )
-    if not _native.pairs_sorted(pairs, tap_offsets, 1):
+    if not _native_maps.pairs_sorted(pairs, tap_offsets, 1):
         raise ValueError("KernelMap: the pairs of a tap must increase in the output row, each at most once")

@@ -39,7 +39,7 @@ class Sites:
         maps: kernel maps and their output sites by what they were built for (sparseconv.kernel_map fills it).
     """
 
-    __slots__ = ("__weakref__", "batch_size", "coords", "maps", "spatial_shape", "stride")
+    __slots__ = ("__weakref__", "_bounds", "batch_size", "coords", "maps", "spatial_shape", "stride")
 
     def __init__(
         self,
@@ -47,9 +47,11 @@ class Sites:
         stride: tuple[Rational, ...],
         spatial_shape: tuple[int, ...] | None,
         batch_size: int,
+        bounds: list[int] | None = None,
     ) -> None:
-        """Trusts its arguments; `Sites.checked` does not."""
+        """Trusts its arguments; `Sites.checked` does not. `bounds`: see there, where they are known."""
         mark_rows_dynamic(coords)
+        self._bounds = bounds
         self.coords = coords
         self.stride = stride
         self.spatial_shape = spatial_shape
@@ -75,17 +77,20 @@ class Sites:
         check_batch_size(batch_size)
         _native.require_device(coords.device)
         coords = coords.contiguous()
-        largest_batch = _check_range(coords, shape, batch_size)
-        duplicate = mapping.find_duplicate(coords)
+        bounds = _native.bounds(coords) if coords.shape[0] else None
+        if bounds is not None:
+            _check_range(bounds, shape, batch_size)
+        duplicate = mapping.find_duplicate(coords, bounds)
         if duplicate is not None:
             first, second = duplicate
             raise ValueError(
                 f"coords must be unique, rows {first} and {second} are both {coords[second].tolist()}"
             )
         if batch_size is None:
-            batch_size = largest_batch + 1
+            batch_size = 1 if bounds is None else int(bounds[1][0]) + 1
             check_batch_size(batch_size)
-        return Sites(coords, as_stride(stride, ndim), shape, batch_size)
+        flat = None if bounds is None else [*bounds[0], *bounds[1]]
+        return Sites(coords, as_stride(stride, ndim), shape, batch_size, flat)
 
     @property
     def ndim(self) -> int:
@@ -96,6 +101,19 @@ class Sites:
     def device(self) -> torch.device:
         """Where the coordinates lie."""
         return self.coords.device
+
+    @property
+    def bounds(self) -> list[int] | None:
+        """A range that holds every column: lowest values, then highest; read from the rows once, None without rows.
+
+        Sites made by a layer carry the range that the layer can reach. None in a compiled graph, which cannot know them.
+        """
+        if torch.compiler.is_compiling():
+            return None
+        if self._bounds is None and self.coords.shape[0]:
+            low, high = _native.bounds(self.coords)
+            self._bounds = [*low, *high]
+        return self._bounds
 
     def __len__(self) -> int:
         return self.coords.shape[0]
@@ -165,11 +183,9 @@ def check_cells(values: Sequence[int], ndim: int, name: str, lowest: int) -> tup
     return cells
 
 
-def _check_range(coords: Tensor, shape: tuple[int, ...] | None, batch_size: int | None) -> int:
-    """Raises for the first row outside the batch or the shape; returns the largest batch index, 0 for no rows."""
-    if coords.shape[0] == 0:
-        return 0
-    low, high = (bound.tolist() for bound in torch.aminmax(coords, dim=0))
+def _check_range(bounds: mapping.Bounds, shape: tuple[int, ...] | None, batch_size: int | None) -> None:
+    """Raises where rows lie outside the batch or the shape."""
+    low, high = bounds
     if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):
         wanted = "not be negative" if batch_size is None else f"lie in [0, {batch_size})"
         raise ValueError(f"batch indices (column 0 of coords) must {wanted}, got {low[0]} .. {high[0]}")
@@ -178,4 +194,3 @@ def _check_range(coords: Tensor, shape: tuple[int, ...] | None, batch_size: int 
             raise ValueError(
                 f"coords must lie in [0, spatial_shape), axis {axis} has shape {size}, got {low[axis + 1]} .. {high[axis + 1]}"
             )
-    return int(high[0])

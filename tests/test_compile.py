@@ -60,6 +60,12 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x.coords, down.out_coords, taps[3:9], relations, "hash"),
             (none, down.out_coords, taps, relations, "sort"),
         ],
+        "strided_map": [
+            (x.coords, taps, relations, None),
+            (x.coords.abs(), taps[3:9], relations, [2, 2, 2]),
+            (x.coords, taps, relations, None, [0, -9, -9, -9, 2, 9, 9, 9]),
+            (none, taps, relations, None),
+        ],
         "find_rows": [(x.coords, x.coords[5:20].clone()), (x.coords, none)],
         "unique_coords": [(torch.cat([x.coords, x.coords[:9]]),), (none,)],
         "reverse_pairs": [(down.pairs, down.tap_offsets, down.n_in), (nothing.pairs, nothing.tap_offsets, 0)],

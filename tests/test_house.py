@@ -70,14 +70,16 @@ def within(names: set[str], package: str) -> set[str]:
 
 # What a layer of the house must not reach up to. A later line may use all earlier ones.
 LAYERS = [
-    ["sparseconv._native", "sparseconv.geometry"],
+    ["sparseconv._native", "sparseconv._native_maps", "sparseconv.geometry"],
     ["sparseconv.mapping"],
+    ["sparseconv.pairing"],
     ["sparseconv.ops", "sparseconv.sites"],
     ["sparseconv.pairs"],
+    ["sparseconv.map_builder"],
     ["sparseconv.kernel_map", "sparseconv.tensor", "sparseconv.joining"],
     ["sparseconv.functional", "sparseconv.gather_scatter", "sparseconv.voxelize"],
     ["sparseconv.nn", "sparseconv.convert", "sparseconv.compat"],
-    ["sparseconv.models"],
+    ["sparseconv.models", "sparseconv.fusion"],
 ]
 
 
@@ -115,7 +117,7 @@ def test_the_package_never_imports_its_plugins() -> None:
 
 
 def test_plugins_examples_and_benchmarks_use_public_names() -> None:
-    internal = "_native _cpu _cuda sites geometry mapping kernel_map tensor ops gather_scatter".split()
+    internal = "_native _cpu _cuda sites geometry mapping pairing map_builder kernel_map tensor ops gather_scatter".split()
     for module, names in graph("datasets", "pruning", "examples", "benchmarks").items():
         for bad in internal:
             assert not within(names, f"sparseconv.{bad}"), f"{module} imports sparseconv.{bad}"
@@ -161,6 +163,7 @@ def test_no_libtorch_is_linked() -> None:
     for path in files:
         linked = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout
         assert "libc" in linked  # ldd really listed something
+        linked = re.sub(r"\(0x[0-9a-f]+\)", "", linked)  # addresses, which may well hold "c10"
         assert not re.search(r"torch|c10|\bcaffe", linked), linked
         assert b"_ZN3c10" not in path.read_bytes() and b"_ZN2at6" not in path.read_bytes()
 

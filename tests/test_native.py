@@ -188,9 +188,155 @@ def test_both_builders_fill_the_same_table(stride: int, threads: int) -> None:
 
     fine_rows, query_rows = sort(threads, fine_keys), sort(threads, queries)
     merged = np.zeros_like(expected)
-    closed = np.append(fine_keys, 0)
-    cpu.find_neighbors_sorted(threads, closed, fine_rows, queries, query_rows, layout, taps, pad, dil, merged)
+    matched = match(threads, fine_keys, queries, layout, taps, pad, dil, mirrored=False)
+    assert matched.offsets.tolist() == [0, *np.cumsum((expected >= 0).sum(1)).tolist()]
+    cpu.tabulate_found(threads, matched.found, matched.counts, False, fine_rows, query_rows, merged)
     np.testing.assert_array_equal(merged, expected)
+
+
+class Matched:
+    """What match_sorted fills."""
+
+    def __init__(self, k: int, slots: int, n: int) -> None:
+        chunks = cpu.match_chunks(n)
+        self.found = np.zeros(2 * slots * n, np.int32)
+        self.counts = np.zeros(slots * chunks, np.int64)
+        self.starts, self.offsets = np.zeros(k * chunks, np.int64), np.zeros(k + 1, np.int64)
+
+
+def match(
+    threads: int,
+    fine_keys: Array,
+    queries: Array,
+    layout: list[int],
+    taps: Array,
+    pad: Any,
+    dil: Any,
+    mirrored: bool,
+) -> Matched:
+    n = len(queries)
+    result = Matched(len(taps), len(taps) // 2 if mirrored else len(taps), n)
+    cpu.match_sorted(
+        threads, np.append(fine_keys, 0), queries, n, layout, taps, pad, dil, mirrored,
+        result.found, result.counts, result.starts, result.offsets,
+    )  # fmt: skip
+    return result
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 5, 7), (3, 1, 1)])
+def test_a_mirrored_map_is_found_by_halves(kernel: tuple[int, ...], dilation: int, threads: int) -> None:
+    coords = some_coords(20000, 3, low=-12, high=12)
+    coords = np.ascontiguousarray(coords[np.lexsort(coords.T[::-1])])  # rows in the order of their keys
+    taps = np.array(list(itertools.product(*map(range, kernel))), np.int32)
+    pad, dil = [dilation * (k // 2) for k in kernel], [dilation] * 3
+    layout = layout_of(coords, reach=12)
+    keys = keys_of(threads, coords, layout)
+    assert cpu.mirrored_taps(taps, layout, pad, dil)
+    assert not cpu.mirrored_taps(taps[1:], layout, pad, dil)
+    expected = neighbors_by_hand(coords, coords, taps, [1] * 3, pad, dil)
+    tap, place = np.nonzero(expected >= 0)
+    for mirrored in (False, True):
+        matched = match(threads, keys, keys, layout, taps, pad, dil, mirrored)
+        pairs = np.zeros((int(matched.offsets[-1]), 2), np.int32)
+        cpu.place_found(
+            threads,
+            matched.found,
+            matched.counts,
+            len(coords),
+            mirrored,
+            matched.starts,
+            matched.offsets,
+            pairs,
+        )
+        np.testing.assert_array_equal(pairs[:, 1], place)
+        np.testing.assert_array_equal(pairs[:, 0], expected[tap, place])
+        assert matched.offsets.tolist() == [0, *np.cumsum((expected >= 0).sum(1)).tolist()]
+    with pytest.raises(ValueError, match="mirrored"):
+        match(threads, keys, keys, layout, taps[:-1], pad, dil, True)
+
+
+def strided(
+    threads: int,
+    coords: Array,
+    relations: list[list[int]],
+    ends: Any,
+    clipped: bool,
+    taps: Array,
+    rows: Array | None,
+) -> tuple[Array, Array, Array]:
+    """Sites, pairs and offsets of a strided layer on sorted coords."""
+    axes = coords.shape[1] - 1
+    low = [int(coords[:, 0].min())] + [-200] * axes
+    layout = cpu.key_layout(low, [int(coords[:, 0].max())] + [200] * axes)
+    keys = keys_of(threads, coords, layout)
+    flat = [number for relation in relations for number in relation]
+    call = (keys, len(coords), layout, flat, [end for axis in ends for end in axis], clipped)
+    first = np.zeros(cpu.strided_bytes(*call), np.uint8)
+    second = np.zeros(cpu.strided_classify(threads, *call, taps, first), np.uint8)
+    offsets = np.zeros(len(taps) + 1, np.int64)
+    sites = cpu.strided_merge(threads, *call, taps, first, second, offsets)
+    out = np.zeros((sites, axes + 1), np.int32)
+    pairs = np.zeros((int(offsets[-1]), 2), np.int32)
+    cpu.strided_write(threads, *call, taps, first, second, offsets, rows, out, pairs)
+    return out, pairs, offsets
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(
+    "relations",
+    [
+        [[2, 2, 0, 1]] * 3,
+        [[3, 2, 1, 1]] * 3,
+        [[1, 2, 0, 1], [3, 3, 1, 2], [5, 2, 2, 1]],
+        [[3, 1, 0, 1], [2, 4, 1, 3], [2, 5, 0, 1]],
+        [[5, 2, 1, 1]],
+        [[3, 2, 1, 1], [4, 3, 2, 1]],
+        [[2, 2, 0, 1], [1, 1, 0, 1], [3, 2, 1, 1], [2, 3, 0, 1]],
+    ],
+    ids=str,
+)
+def test_sites_and_pairs_of_a_strided_layer(relations: list[list[int]], clip: bool, threads: int) -> None:
+    axes = len(relations)
+    coords = some_coords(60000, axes, low=-30 if axes < 4 else -6, high=40 if axes < 4 else 7)
+    coords = np.ascontiguousarray(coords[np.lexsort(coords.T[::-1])])
+    rows = np.random.default_rng(3).permutation(len(coords)).astype(np.int32)
+    kernel, stride, pad, dil = (np.array(numbers) for numbers in zip(*relations, strict=True))
+    ends = [(0, 4)] * axes if clip else [(-200, 200)] * axes
+    taps = np.array(list(itertools.product(*map(range, kernel))), np.int32)[::-1][:20].copy()
+    every = np.array(list(itertools.product(*map(range, kernel))), np.int32)
+
+    def reached(tap: Array) -> tuple[Array, Array]:
+        """Rows that a tap reads, and the coarse cells it reads them for."""
+        scaled = coords[:, 1:].astype(np.int64) + pad - tap * dil
+        cells = np.concatenate([coords[:, :1], scaled // stride], 1)
+        inside = ((cells[:, 1:] >= [e[0] for e in ends]) & (cells[:, 1:] <= [e[1] for e in ends])).all(1)
+        keep = (scaled % stride == 0).all(1) & inside
+        return np.nonzero(keep)[0], cells[keep]
+
+    expected_sites = np.unique(np.concatenate([reached(tap)[1] for tap in every]), axis=0)
+    site_of = {tuple(cell): i for i, cell in enumerate(expected_sites.tolist())}
+    expected, counts = [], []
+    for tap in taps:
+        read, cells = reached(tap)
+        expected += [(rows[i], site_of[tuple(cell)]) for i, cell in zip(read, cells.tolist(), strict=True)]
+        counts.append(len(read))
+    out, pairs, offsets = strided(threads, coords, relations, ends, clip, taps, rows)
+    assert len(expected) > 10
+    np.testing.assert_array_equal(out, expected_sites)
+    np.testing.assert_array_equal(pairs, np.array(expected))
+    assert offsets.tolist() == [0, *np.cumsum(counts).tolist()]
+
+
+def test_strided_layers_that_the_loops_do_not_hold() -> None:
+    layout = cpu.key_layout([0] * 4, [1] + [99] * 3)
+    keys = np.zeros(4, np.int64)
+    for relation in ([3, 2, 0, 2], [1, 65, 0, 1], [9, 1, 0, 1], [64, 64, 0, 1]):
+        assert cpu.strided_bytes(keys, 4, layout, relation * 3, [0, 99] * 3, False) == -1
+    wide = cpu.key_layout([0] * 4, [0] + [2**21 - 1] * 3)
+    assert cpu.strided_bytes(keys, 4, wide, [2, 2, 0, 1] * 3, [0, 99] * 3, False) == -1
 
 
 @pytest.mark.parametrize("threads", THREADS)

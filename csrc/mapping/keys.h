@@ -14,23 +14,38 @@ namespace sparseconv {
 
 constexpr int64_t kRowsPerTask = 8192;  // rows one task of a row loop takes: long enough to hide the cost of a task
 
+// Calls `rows.template run<fields>(c)`: the loop over the fields of a row is unrolled, which is what these passes spend their time on.
+template <class Rows>
+SPARSECONV_HD void run_with_fields(const Rows& rows, int fields, int64_t c) {
+    switch (fields) {
+        case 1: return rows.template run<1>(c);
+        case 2: return rows.template run<2>(c);
+        case 3: return rows.template run<3>(c);
+        case 4: return rows.template run<4>(c);
+        case 5: return rows.template run<5>(c);
+    }
+}
+
 struct BoundsOfRows {
     const int32_t* coords;  // [n, fields]
     int fields;
     Chunks chunks;
     int64_t* partial;  // [chunks, 2, fields]
 
-    SPARSECONV_HD void operator()(int64_t c) const {
-        int64_t* low = partial + c * 2 * fields;
-        int64_t* high = low + fields;
-        for (int f = 0; f < fields; ++f) low[f] = INT32_MAX, high[f] = INT32_MIN;
-        for (int64_t row = chunks.begin(c); row < chunks.end(c); ++row) {
-            for (int f = 0; f < fields; ++f) {
-                const int64_t value = coords[row * fields + f];
-                low[f] = value < low[f] ? value : low[f];
-                high[f] = value > high[f] ? value : high[f];
+    SPARSECONV_HD void operator()(int64_t c) const { run_with_fields(*this, fields, c); }
+
+    template <int F>
+    SPARSECONV_HD void run(int64_t c) const {
+        int32_t low[F], high[F];
+        for (int f = 0; f < F; ++f) low[f] = INT32_MAX, high[f] = INT32_MIN;
+        const int32_t* const end = coords + chunks.end(c) * F;
+        for (const int32_t* row = coords + chunks.begin(c) * F; row < end; row += F) {
+            for (int f = 0; f < F; ++f) {
+                low[f] = row[f] < low[f] ? row[f] : low[f];
+                high[f] = row[f] > high[f] ? row[f] : high[f];
             }
         }
+        for (int f = 0; f < F; ++f) partial[c * 2 * F + f] = low[f], partial[(c * 2 + 1) * F + f] = high[f];
     }
 };
 
@@ -42,13 +57,24 @@ struct PackRows {
     int64_t* keys;      // [n]
     uint8_t* in_order;  // [chunks], whether the keys of the chunk strictly increase
 
-    SPARSECONV_HD void operator()(int64_t c) const {
-        const int fields = layout.fields;
+    SPARSECONV_HD void operator()(int64_t c) const { run_with_fields(*this, layout.fields, c); }
+
+    // sum of (coordinate * scale - low) << shift, as one product per field. Unsigned: a factor may wrap, the key does not.
+    template <int F>
+    SPARSECONV_HD void run(int64_t c) const {
+        uint64_t factor[F], base = 0;
+        for (int f = 0; f < F; ++f) {
+            factor[f] = static_cast<uint64_t>(scale[f]) << layout.shift[f];
+            base -= static_cast<uint64_t>(layout.low[f]) << layout.shift[f];
+        }
         int64_t previous = -1;
         bool increasing = true;
         for (int64_t row = chunks.begin(c); row < chunks.end(c); ++row) {
-            int64_t key = 0;
-            for (int f = 0; f < fields; ++f) key += layout.pack(f, coords[row * fields + f] * scale[f]);
+            uint64_t sum = base;
+            for (int f = 0; f < F; ++f) {
+                sum += static_cast<uint64_t>(static_cast<int64_t>(coords[row * F + f])) * factor[f];
+            }
+            const int64_t key = static_cast<int64_t>(sum);
             keys[row] = key;
             increasing &= key > previous;
             previous = key;
@@ -60,11 +86,24 @@ struct PackRows {
 struct UnpackKeys {
     const int64_t* keys;
     KeyLayout layout;
+    Chunks chunks;
     int32_t* coords;  // [n, fields]
 
-    SPARSECONV_HD void operator()(int64_t row) const {
-        for (int f = 0; f < layout.fields; ++f) {
-            coords[row * layout.fields + f] = static_cast<int32_t>(layout.unpack(f, keys[row]));
+    SPARSECONV_HD void operator()(int64_t c) const { run_with_fields(*this, layout.fields, c); }
+
+    template <int F>
+    SPARSECONV_HD void run(int64_t c) const {
+        int shift[F];
+        int64_t mask[F], low[F];  // held apart from the coordinates that are written
+        for (int f = 0; f < F; ++f) {
+            shift[f] = layout.shift[f];
+            mask[f] = (int64_t{1} << layout.bits[f]) - 1;
+            low[f] = layout.low[f];
+        }
+        const int64_t end = chunks.end(c);
+        for (int64_t row = chunks.begin(c); row < end; ++row) {
+            const int64_t key = keys[row];
+            for (int f = 0; f < F; ++f) coords[row * F + f] = static_cast<int32_t>(((key >> shift[f]) & mask[f]) + low[f]);
         }
     }
 };

@@ -78,6 +78,7 @@ class SparseConvolution(SparseLayer):
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
+        self._kept_tap_key: tuple[Tensor, int, bytes] | None = None
         self._taps_in_order = True  # whether a complete list of taps is in the kernel's own order
         self.register_buffer("taps", self.geometry.all_taps().to(self.weight.device), persistent=False)
         self.reset_parameters()
@@ -133,28 +134,40 @@ class SparseConvolution(SparseLayer):
         Raises TypeError for anything but SparseTensors, ValueError for another number of axes or channels, for a
         target whose stride does not fit, and where `taps` and `weight` have different lengths.
         """
-        check_input(self, x)
-        check_ndim(self, x, self.ndim)
+        ndim = self.ndim
+        check_ndim(self, check_input(self, x), ndim)
+        sites = None
         if target is not None:
-            check_input(self, target, "target")
-            check_ndim(self, target, self.ndim, "target")
+            check_ndim(self, check_input(self, target, "target"), ndim, "target")
+            sites = target.sites
         elif self.needs_target:
             raise ValueError(
                 f"{type(self).__name__}: needs the tensor whose sites the output takes: layer(x, target)"
             )
-        if self.taps.shape[0] != self.weight.shape[0]:
+        # Attributes of a module are looked up in three dictionaries: each is read once.
+        weight, taps, geometry = self.weight, self.taps, self.geometry
+        if taps.shape[0] != weight.shape[0]:
             raise ValueError(
-                f"{type(self).__name__}: weight {list(self.weight.shape)} must have one row per tap, "
-                f"but taps is {list(self.taps.shape)}"
+                f"{type(self).__name__}: weight {list(weight.shape)} must have one row per tap, "
+                f"but taps is {list(taps.shape)}"
             )
-        all_taps = self._taps_in_order and self.taps.shape[0] == self.geometry.volume
-        pairs, sites = kernel_map.lookup(
-            x.sites, self.geometry, None if all_taps else self.taps, None if target is None else target.sites
-        )
+        if self._taps_in_order and taps.shape[0] == geometry.volume:
+            pairs, sites = kernel_map.lookup(x.sites, geometry, None, sites)
+        else:
+            pairs, sites = kernel_map.lookup(x.sites, geometry, taps, sites, taps_key=self._tap_key(taps))
         out = functional.conv(
-            x.features, self.weight, self.bias, pairs, groups=self.groups, name=type(self).__name__
+            x.features, weight, self.bias, pairs, groups=self.groups, name=type(self).__name__
         )
         return SparseTensor.on(sites, out)
+
+    def _tap_key(self, taps: Tensor) -> bytes | None:
+        """What stands for `taps` in the cache of maps: read from the tensor once, not at every call."""
+        if torch.compiler.is_compiling():
+            return None
+        kept = self._kept_tap_key
+        if kept is None or kept[0] is not taps or kept[1] != taps._version:
+            self._kept_tap_key = kept = (taps, taps._version, kernel_map.tap_key(taps))
+        return kept[2]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "taps":

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 library = torch.library.Library("sparseconv", "DEF")
 below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -30,3 +31,19 @@ def define(schema: str, kernel: Any, fake: Any, autograd: Any = None) -> None:
 def records(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors has to be recorded for a backward pass."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def unwatched(*tensors: Tensor | None) -> bool:
+    """Whether a call with these tensors may go straight to the kernel that the dispatcher would find.
+
+    A call through the dispatcher costs 4 to 7 microseconds, twice for a recorded one, a third of a small layer's time. It is
+    needed where somebody looks on or tensors are more than plain ones: torch.compile, modes, functorch, the profiler, subclasses.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and all(x is None or type(x) is Tensor or type(x) is Parameter for x in tensors)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._autograd._profiler_enabled()
+    )

@@ -7,35 +7,72 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import mapping
-from ._library import define
+from .. import mapping, pairing
+from ._library import define, unwatched
 
 
 def _axes(flat: list[int]) -> list[list[int]]:
     return [flat[i : i + 4] for i in range(0, len(flat), 4)]
 
 
-def _output_coords(coords: Tensor, relations: list[int], to_fine: bool, shape: list[int] | None) -> Tensor:
-    return mapping.output_coords(coords, _axes(relations), to_fine, shape)
+def _split(bounds: list[int] | None) -> mapping.Bounds | None:
+    """Bounds travel flat too: the lowest value of each column, then the highest."""
+    return None if bounds is None else (bounds[: len(bounds) // 2], bounds[len(bounds) // 2 :])
+
+
+def _output_coords(
+    coords: Tensor,
+    relations: list[int],
+    to_fine: bool,
+    shape: list[int] | None,
+    bounds: list[int] | None = None,
+) -> Tensor:
+    return mapping.output_coords(coords, _axes(relations), to_fine, shape, _split(bounds))
 
 
 def _output_coords_fake(
-    coords: Tensor, relations: list[int], to_fine: bool, shape: list[int] | None
+    coords: Tensor,
+    relations: list[int],
+    to_fine: bool,
+    shape: list[int] | None,
+    bounds: list[int] | None = None,
 ) -> Tensor:
     return coords.new_empty(torch.library.get_ctx().new_dynamic_size(), coords.shape[1])
 
 
 def _find_pairs(
-    fine: Tensor, coarse: Tensor, taps: Tensor, relations: list[int], method: str
+    fine: Tensor, coarse: Tensor, taps: Tensor, relations: list[int], method: str, *bounds: list[int] | None
 ) -> tuple[Tensor, Tensor]:
-    return mapping.find_pairs(fine, coarse, taps, _axes(relations), method)
+    return pairing.find_pairs(fine, coarse, taps, _axes(relations), method, *map(_split, bounds))
 
 
 def _find_pairs_fake(
-    fine: Tensor, coarse: Tensor, taps: Tensor, relations: list[int], method: str
+    fine: Tensor, coarse: Tensor, taps: Tensor, relations: list[int], method: str, *bounds: list[int] | None
 ) -> tuple[Tensor, Tensor]:
     pairs = fine.new_empty(torch.library.get_ctx().new_dynamic_size(), 2)
     return pairs, fine.new_empty(taps.shape[0] + 1, dtype=torch.int64)
+
+
+def _strided_map(
+    coords: Tensor,
+    taps: Tensor,
+    relations: list[int],
+    shape: list[int] | None,
+    bounds: list[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return pairing.strided_map(coords, taps, _axes(relations), shape, _split(bounds))
+
+
+def _strided_map_fake(
+    coords: Tensor,
+    taps: Tensor,
+    relations: list[int],
+    shape: list[int] | None,
+    bounds: list[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    sites = coords.new_empty(torch.library.get_ctx().new_dynamic_size(), coords.shape[1])
+    pairs = coords.new_empty(torch.library.get_ctx().new_dynamic_size(), 2)
+    return sites, pairs, coords.new_empty(taps.shape[0] + 1, dtype=torch.int64)
 
 
 def _reverse_pairs_fake(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:
@@ -43,18 +80,25 @@ def _reverse_pairs_fake(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[
 
 
 define(
-    "output_coords(Tensor coords, int[] relations, bool to_fine, int[]? shape) -> Tensor",
+    "output_coords(Tensor coords, int[] relations, bool to_fine, int[]? shape, int[]? bounds=None) -> Tensor",
     _output_coords,
     _output_coords_fake,
 )
 define(
-    "find_pairs(Tensor fine, Tensor coarse, Tensor taps, int[] relations, str method) -> (Tensor, Tensor)",
+    "find_pairs(Tensor fine, Tensor coarse, Tensor taps, int[] relations, str method, int[]? fine_bounds=None, "
+    "int[]? coarse_bounds=None) -> (Tensor, Tensor)",
     _find_pairs,
     _find_pairs_fake,
 )
 define(
+    "strided_map(Tensor coords, Tensor taps, int[] relations, int[]? shape, int[]? bounds=None) "
+    "-> (Tensor, Tensor, Tensor)",
+    _strided_map,
+    _strided_map_fake,
+)
+define(
     "reverse_pairs(Tensor pairs, Tensor tap_offsets, SymInt n_in) -> (Tensor, Tensor)",
-    mapping.reverse_pairs,
+    pairing.reverse_pairs,
     _reverse_pairs_fake,
 )
 
@@ -85,3 +129,18 @@ define(
     mapping.voxel_runs,
     _voxel_runs_fake,
 )
+
+
+def strided_map(
+    coords: Tensor,
+    taps: Tensor,
+    relations: list[list[int]],
+    shape: list[int] | None,
+    bounds: list[int] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator of this name, with the dispatcher left out where nobody would notice; relations not flat."""
+    if unwatched(coords, taps):
+        return pairing.strided_map(coords, taps, relations, shape, _split(bounds))
+    flat = [number for axis in relations for number in axis]
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.sparseconv.strided_map(coords, taps, flat, shape, bounds)
+    return made
