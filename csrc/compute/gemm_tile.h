@@ -24,7 +24,7 @@ struct Panel {
 };
 
 // out[pair's out row] = start + x[pair's in row] * weight for `count` tiles of R pairs. Each sum is one chain of fused multiply-adds in
-// the order of the input channels that begins with what is in `out`, so a row's bits depend neither on the tile, nor on the
+// the order of the input channels that begins with `start`, so a row's bits depend neither on the tile, nor on the
 // register width, nor on the rows beside it, nor on where the input channels are cut.
 //
 // K > 0 fixes the number of input channels, which leaves no loop over them: it is the loop's overhead that limits few channels.
@@ -32,8 +32,8 @@ template <class A, int R, int NV, int K, bool Whole, bool Prefetch>
 void run_tiles(const Panel<A>& panel, const Pair* pairs, int64_t count) {
     using V = Simd<A>;
     constexpr int line = kLine<A>;
-    const auto [x, x_stride, weight, k, start, start_stride, out, out_stride, columns] =
-        panel;                                                // stores to `out` cannot change a copy
+    // A copy, which stores to `out` cannot change.
+    const auto [x, x_stride, weight, k, start, start_stride, out, out_stride, columns] = panel;
     constexpr int held = kWide && K * NV <= 16 ? K * NV : 0;  // weights that stay in registers
     typename V::Reg kept[held > 0 ? held : 1];
     SPARSECONV_UNROLL
