@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks for inference: batch norms folded into the convolutions before them.
+"""Networks for inference: batch norms folded into the convolutions before them, ReLUs in place.
 
 Which norm follows which convolution is read from the network's own code: the forward of every container is traced symbolically
 (torch.fx), its children being opaque. That gives every call of every module; a pair is folded only where these calls leave no
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import sys
 from collections import Counter
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from .nn import BatchNorm, Identity
+from .nn import BatchNorm, Identity, ReLU
 from .nn.sparse_convolution import SparseConvolution
 from .tensor import SparseTensor
 
@@ -43,7 +44,8 @@ def fuse(model: Model) -> Model:
     a convolution that is called once and whose output goes nowhere else. Not folded: norms in training mode or without running
     statistics, modules with hooks or parametrizations, and all below a module whose `forward` torch.fx cannot trace, for
     instance because it branches on values. The folded norm becomes an `Identity`, so modules keep their names; the
-    convolution gets a bias. Call `model.eval()` first; gradients still flow.
+    convolution gets a bias. A ReLU that alone reads a folded norm or a sum overwrites it. Call `model.eval()` first; gradients
+    still flow.
 
     Args:
         model: any module; it is not changed.
@@ -55,7 +57,11 @@ def fuse(model: Model) -> Model:
     (CVPR 2018), section 3.2.
     """
     model = copy.deepcopy(model)
-    for conv, norm in _Calls(model).pairs():
+    calls = _Calls(model)
+    pairs = calls.pairs()
+    for relu in calls.relus_of_own_values({norm for _, norm in pairs}):
+        relu.inplace = True
+    for conv, norm in pairs:
         _fold(conv, norm)
         _replace(model, norm, Identity())
     return model
@@ -130,6 +136,15 @@ class _Calls:
                 if isinstance(norm, BatchNorm) and self._foldable_norm(norm):
                     found.append((module, norm))
         return found
+
+    def relus_of_own_values(self, folded: set[BatchNorm]) -> list[ReLU]:
+        """The ReLUs that alone read the output of a folded norm or a sum: a fresh array, which they may overwrite."""
+        readers = [self._reader(*self.sites[norm]) for norm in folded]
+        for caller, graph in self.graphs.items():
+            for node in graph.nodes:
+                if node.op == "call_function" and node.target is operator.add:
+                    readers.append(self._reader(caller, node))
+        return [m for m in readers if type(m) is ReLU and self._clear(m)]
 
     def _clear(self, module: nn.Module) -> bool:
         """Whether a module is called once, in a known place, and nobody listens to it."""

@@ -273,3 +273,37 @@ def test_a_module_without_norms() -> None:
     fused = sparseconv.fuse(layer)
     assert fused is not layer
     close(fused(scan()).features, layer(scan()).features, 0)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = spnn.Sequential(spnn.SubMConv3d(4, 4, 3, bias=False), spnn.BatchNorm(4))
+        self.inner, self.last = spnn.ReLU(), spnn.ReLU()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.body(x)
+        return self.last(self.inner(y) + y)  # y is read twice: the inner ReLU may not overwrite it
+
+
+def test_relus_overwrite_only_what_nobody_else_reads() -> None:
+    net = with_statistics(Residual())
+    fused = sparseconv.fuse(net)
+    assert not net.last.inplace and fused.last.inplace and not fused.inner.inplace
+    x = scan()
+    before = x.features.clone()
+    close(fused(x).features, net(x).features, 1e-5)
+    assert torch.equal(x.features, before)
+    block = with_statistics(spnn.Sequential(spnn.SubMConv3d(4, 4, 3), spnn.BatchNorm(4), spnn.ReLU()))
+    assert sparseconv.fuse(block)[2].inplace
+    first = with_statistics(spnn.Sequential(spnn.ReLU(), spnn.SubMConv3d(4, 4, 3), spnn.BatchNorm(4)))
+    assert not sparseconv.fuse(first)[0].inplace  # its input is the caller's
+
+
+def test_gradients_flow_through_relus_in_place() -> None:
+    net = with_statistics(MinkUNet14(4, 3, width=0.25))
+    x = scan()
+    expected = torch.autograd.grad(net(x).features.square().sum(), net.classifier.weight)[0]
+    fused = sparseconv.fuse(net)
+    assert any(isinstance(m, spnn.ReLU) and m.inplace for m in fused.modules())
+    close(torch.autograd.grad(fused(x).features.square().sum(), fused.classifier.weight)[0], expected, 1e-4)
