@@ -15,6 +15,8 @@ import torch  # before the core, so that both share one OpenMP runtime
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
+from ._scratch import KERNEL_SLOT, scratch
+
 try:
     import sparseconv._cpu as _cpu
 except ImportError as error:
@@ -75,8 +77,8 @@ def unpack(keys: Tensor, layout: KeyLayout, coords: Tensor) -> None:
 
 def sort_rows(keys: Tensor, rows: Tensor, bits: int) -> None:
     """Sorts keys[:N] in place, stably; rows [N] int32 = where each stood. Only the low `bits` bits may differ."""
-    scratch = torch.empty(_cpu.sort_scratch_size(len(rows)), dtype=torch.int64)
-    _cpu.sort_rows(device_of(keys), buffer(keys), buffer(rows), bits, buffer(scratch))
+    work = torch.empty(_cpu.sort_scratch_size(len(rows)), dtype=torch.int64)
+    _cpu.sort_rows(device_of(keys), buffer(keys), buffer(rows), bits, buffer(work))
 
 
 def find_duplicate(keys: Tensor, rows: Tensor) -> tuple[int, int] | None:
@@ -138,7 +140,6 @@ def gather_gemm(
 ) -> None:
     """out[o] = bias + sum over taps and pairs (i, o) of features[i] @ weight[tap] (csrc/compute/kernels.h)."""
     bytes_needed = _cpu.gather_gemm_bytes(buffer(features), buffer(out), groups, len(tap_offsets) - 1)
-    scratch = torch.empty(bytes_needed, dtype=torch.uint8)
     _cpu.gather_gemm(
         device_of(features),
         buffer(features),
@@ -150,7 +151,7 @@ def gather_gemm(
         transpose,
         flip,
         buffer(out),
-        buffer(scratch),
+        buffer(scratch(bytes_needed, KERNEL_SLOT)),
     )
 
 
@@ -160,7 +161,6 @@ def gather_outer(
     """grad_weight[tap] = sum over its pairs (i, o) of the outer product of features[i] and grad_out[o]."""
     arrays = (buffer(pairs), buffer(tap_offsets))
     bytes_needed = _cpu.gather_outer_bytes(buffer(features), buffer(grad_out), *arrays, groups)
-    scratch = torch.empty(bytes_needed, dtype=torch.uint8)
     _cpu.gather_outer(
         device_of(features),
         buffer(features),
@@ -168,14 +168,14 @@ def gather_outer(
         *arrays,
         groups,
         buffer(grad_weight),
-        buffer(scratch),
+        buffer(scratch(bytes_needed, KERNEL_SLOT)),
     )
 
 
 def column_sum(x: Tensor, out: Tensor) -> None:
     """out [C] = the sum of the rows of x [N, C], in chunks that depend on N only."""
-    scratch = torch.empty(_cpu.column_sum_bytes(buffer(x)), dtype=torch.uint8)
-    _cpu.column_sum(device_of(x), buffer(x), buffer(out), buffer(scratch))
+    work = scratch(_cpu.column_sum_bytes(buffer(x)), KERNEL_SLOT)
+    _cpu.column_sum(device_of(x), buffer(x), buffer(out), buffer(work))
 
 
 def max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, out: Tensor, argmax: Tensor) -> None:

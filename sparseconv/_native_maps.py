@@ -4,38 +4,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ._native import KeyLayout, buffer, core, device_of, optional
-
-# Bytes of working memory that a thread keeps from one map to the next, at most, in each of four slots.
-SCRATCH_KEPT = 32 << 20
-
-
-class _Scratch(threading.local):
-    def __init__(self) -> None:
-        self.blocks: dict[int, Tensor] = {}
-
-
-_scratch = _Scratch()
-
-
-def scratch(size: int, slot: int) -> Tensor:
-    """At least `size` bytes of working memory, uint8, free until the thread's next call with the same slot.
-
-    Fresh memory costs a page fault for each page that is touched, which takes longer than the loops that use it: blocks of up
-    to SCRATCH_KEPT bytes are kept for the thread's next map. Slots: 0 and 1 what is found, 2 and 3 fine and coarse keys.
-    """
-    block = _scratch.blocks.get(slot)
-    if block is None or len(block) < size:
-        block = torch.empty(size, dtype=torch.uint8)
-        if size <= SCRATCH_KEPT:
-            _scratch.blocks[slot] = block
-    return block
+from ._scratch import scratch
 
 
 def move_axis(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _native, _native_maps
+from ._scratch import scratch
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 Bounds = tuple[Sequence[int], Sequence[int]]  # lowest and highest value of each column of coordinates
@@ -25,13 +26,13 @@ def sorted_keys(
 ) -> tuple[Tensor, Tensor | None]:
     """The keys of coords * scale in increasing order, [N + 1] with a free last place, and their rows (None = row order).
 
-    slot: of working memory to put them into, see `_native_maps.scratch`; None = memory of their own.
+    slot: of working memory to put them into, see `_scratch.scratch`; None = memory of their own.
     """
     n = coords.shape[0]
     if slot is None:
         keys = torch.empty(n + 1, dtype=torch.int64)
     else:
-        keys = _native_maps.scratch(8 * (n + 1), slot)[: 8 * (n + 1)].view(torch.int64)
+        keys = scratch(8 * (n + 1), slot)[: 8 * (n + 1)].view(torch.int64)
     if _native.pack(coords, layout, scale, keys):
         return keys, None
     rows = torch.empty(n, dtype=torch.int32)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparseconv
 import sparseconv.nn as spnn
-from sparseconv import SparseTensor, _native_maps, kernel_map, pairing
+from sparseconv import SparseTensor, _scratch, kernel_map, pairing
 from sparseconv.geometry import Geometry
 from sparseconv.sites import Sites
 
@@ -103,11 +103,11 @@ def test_kept_memory_belongs_to_one_thread() -> None:
 
 
 def test_only_small_blocks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native_maps, "SCRATCH_KEPT", 1000)
-    small = _native_maps.scratch(900, 7)
-    assert _native_maps.scratch(500, 7) is small
-    large = _native_maps.scratch(5000, 7)
-    assert len(large) == 5000 and _native_maps.scratch(900, 7) is small
+    monkeypatch.setattr(_scratch, "SCRATCH_KEPT", 1000)
+    small = _scratch.scratch(900, 7)
+    assert _scratch.scratch(500, 7) is small
+    large = _scratch.scratch(5000, 7)
+    assert len(large) == 5000 and _scratch.scratch(900, 7) is small
 
 
 # --- a layer's call --------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@
 // gather_outer. A task owns the sums of a section and goes through it in blocks, tap by tap; a tile of R input channels by NV
 // registers of output channels stays in registers over all pairs of the block and the tap, again reading rows in place: 50, 70, 74,
 // 73, 74 (copied rows 34, 49, 61, 66, 67).
-// - 16 sections, each with sums of its own, are enough for 16 threads; the sums are at most 32 MB. Cutting taps into groups as well
+// - 16 sections, each with sums of its own, are enough for 16 threads; the sums are at most 16 MB. Cutting taps into groups as well
 //   reads every row once per group: it only pays where sections are few.
 #pragma once
 
@@ -71,7 +71,7 @@ constexpr int outer_tile_rows(int registers) {
 SPARSECONV_INLINE int64_t outer_block_rows(const ConvShape& s) { return max_of(256, min_of(512, 12 * (s.c_in + s.c_out))); }
 
 constexpr int64_t outer_tasks = 16;
-constexpr int64_t outer_partial_bytes = 32 << 20;
+constexpr int64_t outer_partial_bytes = 16 << 20;
 // Pairs that all tiles take before the next pairs' turn, so that their rows stay in the first-level cache.
 constexpr int64_t outer_chunk = 128;
 
