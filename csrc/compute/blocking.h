@@ -14,9 +14,9 @@
 //   loads. 12 x 2 and 14 x 2 lose 5 to 10 at C = 64, since their pointers do not fit.
 // - The sums begin with what is in the output, so that no addition follows, and a row's bits depend on no choice made here. The tap
 //   that meets every out row (the centre of an odd submanifold kernel) goes first and starts from the bias: no row of zeros is
-//   written and read again, worth 2 to 7.
+//   written and read again, worth 3 to 7.
 // - The rows of the next tile are prefetched, a line of each per 16 input channels: worth 3 to 6 from C = 64 on. With 16 and 32
-//   input channels the loop over them is unrolled whole instead (16: +8, 32: +5).
+//   input channels the loop over them is unrolled whole instead, worth about 5.
 // - Panels go outside tiles, and the input channels of a panel are cut so that it stays in the first-level cache: else
 //   each tile of 6 rows would read all weights of the tap from the second level.
 // - Where the weights outgrow the second-level cache, tasks take a part of the output channels each, all sections of rows before the
@@ -25,8 +25,8 @@
 //   to 4 at C <= 32).
 //
 // gather_outer. A task owns the sums of a section and goes through it in blocks, tap by tap; a tile of R input channels by NV
-// registers of output channels stays in registers over all pairs of the block and the tap, again reading rows in place: 50, 70, 74,
-// 73, 74 (copied rows 34, 49, 61, 66, 67).
+// registers of output channels stays in registers over all pairs of the block and the tap, again reading rows in place: 50, 69, 71,
+// 74, 68 (copied rows 34, 49, 61, 66, 67).
 // - 16 sections, each with sums of its own, are enough for 16 threads; the sums are at most 16 MB. Cutting taps into groups as well
 //   reads every row once per group: it only pays where sections are few.
 #pragma once
