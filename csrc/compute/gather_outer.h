@@ -89,7 +89,7 @@ void gather_outer(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const 
         for (int64_t i = first_tap * plan.weight_size; i < last_tap * plan.weight_size; ++i) sums[i] = 0;
         const Scratch<A> wide(wide_size);
         const Scratch<int64_t> cursor(pairs.taps);  // the first pair of each tap that is not summed yet
-        for (int64_t t = first_tap; t < last_tap && s.n_out > 0; ++t) cursor.data[t] = sections.begin(section, t);
+        for (int64_t t = first_tap; t < last_tap; ++t) cursor.data[t] = sections.begin(section, t);
         const int64_t end = min_of((section + 1) * plan.section_rows, s.n_out);
         for (int64_t row = section * plan.section_rows; row < end; row += plan.block_rows) {
             const int64_t last_row = min_of(row + plan.block_rows, end);

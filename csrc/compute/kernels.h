@@ -42,7 +42,8 @@ struct ConvShape {
 // Bytes of the scratch of gather_gemm, which holds the packed weight. The scratch is 64-byte aligned; 0 taps give 0 bytes.
 int64_t packed_weight_bytes(Scalar, const ConvShape&, int64_t taps);
 
-// out[o, :] = bias + sum over taps t ascending, over the pairs (i, o) of t, of features[i, :] @ W[t].
+// out[o, :] = bias + sum over taps t, over the pairs (i, o) of t, of features[i, :] @ W[t]. Taps ascend, but the first one that
+// meets every out row, if there is one, comes before the others.
 void gather_gemm(const Cpu&, Scalar, const ConvShape&, const Pairs&,
                  const void* features,  // [n_in, c_in] contiguous
                  const Weight&,
