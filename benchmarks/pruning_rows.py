@@ -174,12 +174,14 @@ class Workshop:
         task = self.task
         if row == DENSE or row.beside:
             steps = task.all_steps if row.beside else task.dense_steps
-            network = make_network(row.width or task.width, seed)
-            return network, None, self._train(network, row.name, seed, 0, steps, task.lr, None)
+            new = make_network(row.width or task.width, seed)
+            return new, None, self._train(new, row.name, seed, 0, steps, task.lr, None)
         network = self.network(DENSE, seed)
         if not row.stages:
-            return network, None, self._train(
-                network, row.name, seed, task.dense_steps, task.tune_steps, task.tune_lr, None
+            return (
+                network,
+                None,
+                self._train(network, row.name, seed, task.dense_steps, task.tune_steps, task.tune_lr, None),
             )
         return self._prune(network, row, seed)
 
@@ -191,7 +193,13 @@ class Workshop:
         for i, stage in enumerate(row.stages):
             granularity, criterion, ratio = choices(stage)
             step = make_plan(
-                network, scans, granularity=granularity, criterion=criterion, ratio=ratio, loss=self.loss, forward=forward
+                network,
+                scans,
+                granularity=granularity,
+                criterion=criterion,
+                ratio=ratio,
+                loss=self.loss,
+                forward=forward,
             )
             network, plan = step.apply(network), plan.then(step)
             last = i == len(row.stages) - 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -115,7 +116,7 @@ def dense_at(milliseconds: float, dense: Mapping[str, tuple[float, float]]) -> f
         return None
     if milliseconds >= points[-1][0]:
         return points[-1][1]
-    for (t0, m0), (t1, m1) in zip(points, points[1:], strict=False):
+    for (t0, m0), (t1, m1) in pairwise(points):
         if t0 <= milliseconds <= t1:
             return m0 if t1 == t0 else m0 + (m1 - m0) * (milliseconds - t0) / (t1 - t0)
     return None

@@ -121,7 +121,9 @@ def prepare(task: Task, folder: Path) -> None:
     for name, split in (("training", train_split(task)), ("held-out", test_split(task))):
         simulation = _Simulation(task, split, folder)
         total = sum(sweep.missing(folder) for street in simulation.streets for sweep in street)
-        loader = DataLoader(simulation, batch_size=None, num_workers=min(len(simulation), os.cpu_count() or 1))
+        loader = DataLoader(
+            simulation, batch_size=None, num_workers=min(len(simulation), os.cpu_count() or 1)
+        )
         if total:
             with tqdm(total=total, unit="sweep", desc=f"simulating, {name}", mininterval=1) as bar:
                 for done in loader:
@@ -142,15 +144,15 @@ class HalfSweeps(Dataset[ds.Scan]):
             return ds.Scan(arrays["points"], {"remission": arrays["remission"]}, arrays["labels"])
 
 
-def batches(
-    task: Task, samples: ds.Samples, groups: list[list[int]]
-) -> Iterator[ds.Batch]:
+def batches(task: Task, samples: ds.Samples, groups: list[list[int]]) -> Iterator[ds.Batch]:
     """Voxelizes groups of samples one after the other."""
     for group in groups:
         yield ds.collate_scans([samples[i] for i in group], voxel_size=task.voxel)
 
 
-def training_batches(task: Task, folder: Path, *, steps: int, seed: int, first: int = 0) -> Iterator[ds.Batch]:
+def training_batches(
+    task: Task, folder: Path, *, steps: int, seed: int, first: int = 0
+) -> Iterator[ds.Batch]:
     """`steps` batches in an order, and with changes, that depend on `seed` and on the step alone, counted from `first`."""
     samples = ds.Samples(
         HalfSweeps(train_split(task), folder), features=FEATURES, transform=CHANGES, seed=seed
@@ -193,7 +195,9 @@ def class_weights(task: Task, folder: Path) -> Tensor:
     return weights / weights[counts > 0].mean()
 
 
-def full_sweeps(task: Task, data: Path | None, names: tuple[str, ...]) -> tuple[dict[str, SparseTensor], list[str]]:
+def full_sweeps(
+    task: Task, data: Path | None, names: tuple[str, ...]
+) -> tuple[dict[str, SparseTensor], list[str]]:
     """Whole sweeps for timing, voxelized: a simulated one and real ones in `data`, and a sentence for each absent one."""
     sensor = ds.SpinningSensor(azimuths=task.azimuths)
     found, missing = {"simulated": ds.simulate_scan(TIMING * 100_000, sensor=sensor)}, []

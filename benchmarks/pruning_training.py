@@ -75,7 +75,7 @@ def train(
                 group["lr"] = course.lr * annealed(step / course.steps)
             value = loss(network, batch)
             optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             optimizer.step()
             if hold is not None:
                 hold(network)

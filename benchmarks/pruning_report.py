@@ -1,0 +1,300 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pruning benchmark's table: every row beside the dense network and beside dense networks of its speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from pruning_measure import Measured, mean_gain, mean_milliseconds
+from pruning_rows import DENSE, TUNED, Row, Workshop
+from pruning_score import Interval, dense_at, miou, ratio
+from pruning_timing import WIDE, Gain
+
+SCHEMA = 1
+WIDE_TARGET, NARROW_TARGET, OFFSETS_TARGET, BEST_TARGET = 0.8, 0.65, 1.6, 3.0
+PAYS, LEVEL, LOSES = "yes", "not told apart", "no"
+
+
+@dataclass
+class Line:
+    """A line of the table; ratios of mIoU are over networks of the same seeds."""
+
+    row: Row
+    seeds: list[int]
+    miou: float
+    mious: list[float]
+    ious: list[float | None]
+    parameters: int
+    nonzero: int
+    milliseconds: float  # end to end, mean over sweeps, one thread
+    gains: dict[str, Gain | None]  # geometric means over sweeps, by "<what>, <threads>"
+    of_dense: Interval
+    of_trained_on: Interval | None
+    by_seed: list[Interval]
+    baseline: str = ""  # the dense network of the same speed, or how its mIoU was found
+    baseline_miou: float | None = None
+    of_baseline: Interval | None = None
+    pays: str = ""
+
+    @property
+    def speedup(self) -> float:
+        """End to end, one thread, over the dense network."""
+        gain = self.gains["whole, 1"]
+        return gain.faster.median if gain is not None else math.nan
+
+
+@dataclass
+class Target:
+    """Something to reach, and what was reached."""
+
+    text: str
+    wanted: float
+    reached: float | None
+    by: str
+
+    @property
+    def met(self) -> bool:
+        """Nothing measured is not met."""
+        return self.reached is not None and self.reached >= self.wanted
+
+
+@dataclass
+class Table:
+    """Everything that a run found."""
+
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    lines: list[Line] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def make_lines(
+    shop: Workshop, rows: Sequence[Row], seeds: Sequence[int], measured: list[Measured], resamples: int
+) -> list[Line]:
+    """A line for each row that at least one seed has."""
+    lines = []
+    for row in rows:
+        have = [seed for seed in seeds if shop.finished(row, seed) and shop.finished(DENSE, seed)]
+        if not have or not any(m.network == row.name for m in measured):
+            continue
+        mine = [shop.confusion(row, s) for s in have]
+        dense = [shop.confusion(DENSE, s) for s in have]
+        trained = [s for s in have if shop.finished(TUNED, s)]
+        records = [shop.record(row, s) for s in have]
+        gains = {
+            f"{what}, {threads}": mean_gain(measured, row.name, what, threads)
+            for what in ("whole", "fused", "convolutions", "wide", "narrow")
+            for threads in (1, 2)
+        }
+        lines.append(
+            Line(
+                row,
+                have,
+                mean(r["miou"] for r in records),
+                [r["miou"] for r in records],
+                records[0]["ious"],
+                records[0]["parameters"],
+                records[0]["nonzero"],
+                mean_milliseconds(measured, row.name),
+                gains,
+                ratio(mine, dense, resamples),
+                ratio(
+                    [c for c, s in zip(mine, have, strict=True) if s in trained],
+                    [shop.confusion(TUNED, s) for s in trained],
+                    resamples,
+                )
+                if trained
+                else None,
+                [ratio([a], [b], resamples) for a, b in zip(mine, dense, strict=True)],
+            )
+        )
+    return lines
+
+
+def compare_with_baselines(shop: Workshop, lines: list[Line], resamples: int) -> None:
+    """Says of every pruned row whether it beats a dense network of its speed.
+
+    Where a baseline was trained beside it, by the interval of the ratio of the two; elsewhere by what dense networks reach at
+    its time, interpolated between those that were trained with the same number of steps.
+    """
+    baselines = {line.row.beside: line for line in lines if line.row.beside}
+    for line in lines:
+        if not line.row.stages:
+            continue
+        base = baselines.get(line.row.name)
+        both = [s for s in line.seeds if base is not None and s in base.seeds]
+        if base is not None and both:
+            line.baseline = base.row.name
+            line.baseline_miou = mean(float(miou(shop.confusion(base.row, s).sum(0))) for s in both)
+            line.of_baseline = ratio(
+                [shop.confusion(line.row, s) for s in both],
+                [shop.confusion(base.row, s) for s in both],
+                resamples,
+            )
+            low, high = line.of_baseline.low, line.of_baseline.high
+            line.pays = PAYS if low > 1 else LOSES if high < 1 else LEVEL
+            continue
+        dense = {x.row.name: (x.milliseconds, x.miou) for x in lines if x.row.beside or x.row == TUNED}
+        at = dense_at(line.milliseconds, dense)
+        if at is None:
+            line.baseline = "none so fast"
+        else:
+            line.baseline, line.baseline_miou = "interpolated", at
+            line.pays = PAYS if line.miou > at else LOSES
+
+
+def find_targets(lines: Sequence[Line]) -> list[Target]:
+    """What the benchmark was made to reach."""
+    found = []
+    for what, wanted, title in (
+        (
+            "wide",
+            WIDE_TARGET,
+            f"time ratio over MACs ratio, convolutions alone, layers that keep {WIDE} channels or more",
+        ),
+        ("narrow", NARROW_TARGET, "the same, layers that keep fewer"),
+        ("whole", NARROW_TARGET, "the same, end to end"),
+    ):
+        gains = {
+            line.row.name: line.gains[f"{what}, 1"] for line in lines if "channels" in line.row.granularity
+        }
+        values = {name: gain.efficiency for name, gain in gains.items() if gain is not None}
+        worst = min(values, key=lambda name: values[name], default="")
+        found.append(
+            Target(f"{title}: the lowest of the rows that prune channels", wanted, values.get(worst), worst)
+        )
+    holding = [line for line in lines if line.row.stages and line.of_dense.holds]
+    offsets = [line for line in holding if line.row.granularity.startswith("offsets")]
+    for title, rows, wanted in (
+        (
+            "offsets alone, times faster end to end at 99 % of the dense mIoU (lower bound)",
+            offsets,
+            OFFSETS_TARGET,
+        ),
+        ("best row, times faster end to end at 99 % of the dense mIoU (lower bound)", holding, BEST_TARGET),
+    ):
+        best = max(rows, key=lambda line: line.speedup, default=None)
+        found.append(
+            Target(
+                title, wanted, best.speedup if best else None, best.row.name if best else "no row holds 99 %"
+            )
+        )
+    return found
+
+
+def as_json(table: Table) -> dict[str, Any]:
+    """Everything as plain data."""
+    return {
+        "schema": SCHEMA,
+        "machine": table.machine,
+        "settings": table.settings,
+        "lines": [{**asdict(line), "holds": line.of_dense.holds} for line in table.lines],
+        "timing": [asdict(m) for m in table.measured],
+        "targets": [{**asdict(t), "met": t.met} for t in table.targets],
+        "notes": table.notes,
+    }
+
+
+HEADER = (
+    "network", "seeds", "mIoU", "of dense, %", "99 % held", "parameters, M", "MACs fewer", "ms", "times faster",
+    "2 threads", "fused", "convolutions alone", "efficiency: wide", "narrow", "end to end", "mIoU of a dense one as fast", "pays",
+)  # fmt: skip
+
+
+def cells(line: Line) -> list[str]:
+    """A line as text, in the order of `HEADER`."""
+
+    def faster(what: str) -> str:
+        gain = line.gains[what]
+        return "" if gain is None else f"{gain.faster.median:.2f}"
+
+    def efficiency(what: str) -> str:
+        gain = line.gains[what]
+        return "" if gain is None or line.row in (DENSE, TUNED) else f"{gain.efficiency:.2f}"
+
+    whole, of = line.gains["whole, 1"], line.of_dense
+    base = "" if line.baseline_miou is None else f"{line.baseline_miou:.4f}"
+    base += f" ({line.baseline})" if line.baseline else ""
+    pruned = bool(line.row.stages)
+    return [
+        line.row.name,
+        str(len(line.seeds)),
+        f"{line.miou:.4f}",
+        "" if line.row == DENSE else f"{100 * of.value:.1f} ({100 * of.low:.1f}-{100 * of.high:.1f})",
+        ("yes" if of.holds else "no") if pruned else "",
+        f"{line.nonzero / 1e6:.2f}",
+        "" if whole is None else f"{whole.fewer:.2f}",
+        f"{line.milliseconds:.0f}",
+        "" if whole is None else f"{whole.faster.median:.2f} ({whole.faster.q1:.2f}-{whole.faster.q3:.2f})",
+        faster("whole, 2"),
+        faster("fused, 1"),
+        faster("convolutions, 1"),
+        efficiency("wide, 1"),
+        efficiency("narrow, 1"),
+        efficiency("whole, 1"),
+        base,
+        line.pays,
+    ]
+
+
+def markdown(table: Table, pictures: Sequence[Path] = ()) -> str:
+    """The table, the targets and the notes."""
+    m, s = table.machine, table.settings
+    lines = ["# Pruning", "", f"{m['name']}, {m['instruction_set']}; {m['date']}.", ""]
+    lines += [
+        f"MinkUNet18 at width {s['task']['width']:g}, trained {s['task']['dense_steps']} steps; pruned rows fine-tuned "
+        f"{s['task']['tune_steps']} more. mIoU over {s['task']['test_sweeps']} held-out simulated half sweeps, means over seeds; "
+        "in brackets the 95 % bootstrap interval over scans. Times: whole sweeps "
+        f"({', '.join(dict.fromkeys(x.scan for x in table.measured))}), one thread where nothing else is said, maps included, "
+        "interleaved; geometric means over sweeps, quartiles of rounds in brackets. Efficiency: times faster over times fewer "
+        f"multiply-accumulates, of convolution layers alone that keep {WIDE} channels or more (wide) or fewer (narrow), and "
+        "end to end.",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "|---|" + "---:|" * (len(HEADER) - 1),
+        *("| " + " | ".join(cells(line)) + " |" for line in table.lines),
+        "",
+        "## To reach",
+        "",
+        "| | wanted | reached | by | met |",
+        "|---|---:|---:|---|---|",
+    ]
+    for t in table.targets:
+        reached = "" if t.reached is None else f"{t.reached:.2f}"
+        lines.append(f"| {t.text} | {t.wanted:g} | {reached} | {t.by} | {'yes' if t.met else 'no'} |")
+    lines += ["", *(f"- {note}" for note in table.notes), "", *(f"![{p.stem}]({p.name})" for p in pictures)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def verdicts(lines: Sequence[Line]) -> list[str]:
+    """A sentence for each granularity: whether a row of it beats a dense network of its speed."""
+    by_kind: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.row.stages:
+            by_kind.setdefault(line.row.granularity, []).append(line)
+    said = []
+    for kind, rows in by_kind.items():
+        winners = [line.row.name for line in rows if line.pays == PAYS]
+        what = (
+            f"pays ({', '.join(winners)})"
+            if winners
+            else "does not pay: no row beats a dense network as fast"
+        )
+        said.append(f"{kind[0].upper()}{kind[1:]}: {what}.")
+    return said
+
+
+def grouped(lines: Sequence[Line]) -> Mapping[str, list[Line]]:
+    """Lines by granularity, baselines under a name of their own."""
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        found.setdefault("dense, narrower" if line.row.beside else line.row.granularity, []).append(line)
+    return found
