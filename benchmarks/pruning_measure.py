@@ -17,6 +17,8 @@ from tqdm import tqdm
 import sparseconv
 from sparseconv import SparseTensor
 
+THREADS = (1, 2)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -51,10 +53,10 @@ def measure(
     found = []
     fused = {name: sparseconv.fuse(network.eval()) for name, network in networks.items()}
     before = torch.get_num_threads()
-    with tqdm(total=2 * len(sweeps), desc="timing", unit="sweep") as bar:
+    with tqdm(total=len(THREADS) * len(sweeps), desc="timing", unit="sweep") as bar:
         try:
             for scan, x in sweeps.items():
-                for threads in (1, 2):
+                for threads in THREADS:
                     torch.set_num_threads(threads)
                     found += _measure(networks, fused, scan, x, rounds)
                     bar.update()

@@ -11,6 +11,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from pruning_report import Line, grouped
+from pruning_rows import TUNED
 from pruning_score import HOLDS
 
 
@@ -37,9 +38,11 @@ def draw(lines: list[Line], path: Path) -> None:
             elinewidth=0.8,
         )
         for line, x, y in zip(group, places, values, strict=True):
-            name = line.row.name.removeprefix("dense as fast as ")
+            name = line.row.name.removeprefix("dense ")
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=7)
-    joined = sorted((line.speedup, 100 * line.of_dense.value) for line in lines if not line.row.stages)
+    joined = sorted(
+        (line.speedup, 100 * line.of_dense.value) for line in lines if line.row == TUNED or line.row.beside
+    )
     axes.plot([x for x, _ in joined], [y for _, y in joined], color="black", linewidth=0.8, linestyle=":")
     axes.axhline(100 * HOLDS, color="grey", linewidth=0.8)
     axes.set_xlabel("times faster than the dense network, end to end, one thread")

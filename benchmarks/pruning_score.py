@@ -88,20 +88,21 @@ class Candidate:
 def best_rows(rows: Sequence[Candidate], count: int = BASELINES) -> list[str]:
     """The rows that get a baseline: the best of each granularity, and of these the best `count`.
 
-    A row that holds 99 % is better than one that does not; among those that hold, the faster is better, among the others the
-    one with the higher mIoU.
+    Rows that are no faster than the dense network get none: beside them stands that network itself. A row that holds 99 % is
+    better than one that does not; among those that hold, the faster is better, among the others the one with the higher mIoU.
     """
 
     def rank(row: Candidate) -> tuple[bool, float]:
         return row.miou.holds, row.speedup if row.miou.holds else row.miou.value
 
     best: dict[str, Candidate] = {}
-    for row in rows:
+    faster = [row for row in rows if row.speedup > 1]
+    for row in faster:
         if row.granularity not in best or rank(row) > rank(best[row.granularity]):
             best[row.granularity] = row
     ordered = sorted(best.values(), key=rank, reverse=True)
     if len(ordered) < count:  # fewer granularities than baselines: the next best rows
-        rest = [row for row in rows if row not in ordered]
+        rest = [row for row in faster if row not in ordered]
         ordered += sorted(rest, key=rank, reverse=True)
     return [row.name for row in ordered[:count]]
 

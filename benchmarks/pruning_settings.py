@@ -15,7 +15,7 @@ from typing import Any
 class Task:
     """What every row of the table shares; a finished row is used again only where all of this is the same."""
 
-    width: float = 0.75  # channels of the dense MinkUNet18, relative to the published network
+    width: float = 1.0  # channels of the dense MinkUNet18, relative to the published network
     voxel: float = 0.2  # metres
     train_sweeps: int = 160  # simulated, of each its front and its back half
     test_sweeps: int = 208  # simulated, each in a street of its own, of each one half
