@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from .. import functional, kernel_map
 from ..geometry import Geometry, Ints
 from ..kernel_map import check_taps
+from ..pairs import KernelMap
+from ..sites import Sites
 from ..tensor import SparseTensor
 from ._layer import SparseLayer, check_input, check_ndim
 
@@ -144,21 +146,30 @@ class SparseConvolution(SparseLayer):
             raise ValueError(
                 f"{type(self).__name__}: needs the tensor whose sites the output takes: layer(x, target)"
             )
+        pairs, sites = self._lookup(x, sites)
+        out = functional.conv(
+            x.features, self.weight, self.bias, pairs, groups=self.groups, name=type(self).__name__
+        )
+        return SparseTensor.on(sites, out)
+
+    def kernel_map(self, x: SparseTensor, target: SparseTensor | None = None) -> KernelMap:
+        """The map that `forward(x, target)` computes over, from the cache of `x` or built and kept there."""
+        check_ndim(self, check_input(self, x), self.ndim)
+        if target is not None:
+            check_ndim(self, check_input(self, target, "target"), self.ndim, "target")
+        return self._lookup(x, None if target is None else target.sites)[0]
+
+    def _lookup(self, x: SparseTensor, target: Sites | None) -> tuple[KernelMap, Sites]:
         # Attributes of a module are looked up in three dictionaries: each is read once.
-        weight, taps, geometry = self.weight, self.taps, self.geometry
-        if taps.shape[0] != weight.shape[0]:
+        taps, geometry = self.taps, self.geometry
+        if taps.shape[0] != self.weight.shape[0]:
             raise ValueError(
-                f"{type(self).__name__}: weight {list(weight.shape)} must have one row per tap, "
+                f"{type(self).__name__}: weight {list(self.weight.shape)} must have one row per tap, "
                 f"but taps is {list(taps.shape)}"
             )
         if self._taps_in_order and taps.shape[0] == geometry.volume:
-            pairs, sites = kernel_map.lookup(x.sites, geometry, None, sites)
-        else:
-            pairs, sites = kernel_map.lookup(x.sites, geometry, taps, sites, taps_key=self._tap_key(taps))
-        out = functional.conv(
-            x.features, weight, self.bias, pairs, groups=self.groups, name=type(self).__name__
-        )
-        return SparseTensor.on(sites, out)
+            return kernel_map.lookup(x.sites, geometry, None, target)
+        return kernel_map.lookup(x.sites, geometry, taps, target, taps_key=self._tap_key(taps))
 
     def _tap_key(self, taps: Tensor) -> bytes | None:
         """What stands for `taps` in the cache of maps: read from the tensor once, not at every call."""

@@ -1,0 +1,290 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a network does on real scans: its layers' work, the maps they share, the channels that hang together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import SparseTensor
+from .. import nn as snn
+from .calls import CONV, DENSE, LINEAR, Call, Forward, call, evaluating
+from .channel_ids import ChannelIds
+from .coupling import channel_groups
+from .follow import Axes, ChannelFollower, tensors_in
+from .rules import RULES
+from .surgery import cut, zero
+from .units import Units
+
+
+@dataclass
+class Layer:
+    """A weight that the network multiplies by, and the work it does on an average scan.
+
+    Attributes:
+        name: of the module.
+        weight: of the parameter.
+        kind: "conv", "linear" or "dense".
+        macs: multiply-accumulates per scan.
+        pairs: float64 [K], pairs of each tap per scan; None unless kind is "conv".
+        rows: output rows per scan.
+        groups: of the channels.
+        transposed: a dense transposed convolution, whose weight is [C_in, C_out / g, *k].
+    """
+
+    name: str
+    weight: str
+    kind: str
+    groups: int = 1
+    macs: float = 0.0
+    pairs: Tensor | None = None
+    rows: float = 0.0
+    transposed: bool = False
+
+
+@dataclass
+class Analysis:
+    """The result of `analyze`.
+
+    Attributes:
+        layers: by the name of their weight, in the order of their first call.
+        channels: groups of channels that are removed together.
+        left: layers whose output channels must stay, with the reason.
+        maps: names of convolution layers that compute over one kernel map (a map and its reverse count as one).
+    """
+
+    layers: dict[str, Layer] = field(default_factory=dict)
+    channels: list[Units] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    maps: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of the network per scan."""
+        return sum(layer.macs for layer in self.layers.values())
+
+
+def analyze(
+    model: nn.Module, scans: Iterable[Any], *, forward: Forward | None = None, verify: bool = True
+) -> Analysis:
+    """Runs `model` over `scans` in evaluation mode and reads from its operators what pruning has to know.
+
+    Args:
+        model: any module that works on SparseTensors, plain tensors or both; it is not changed.
+        scans: at least one input: a SparseTensor, a tuple of arguments, or anything that `forward` takes.
+        forward: (model, scan) -> outputs, where a scan is no plain input.
+        verify: remove one channel of every group from a copy and compare with the channel at zero, on the first scan; groups for
+            which this fails are left unpruned and named.
+
+    Raises:
+        ValueError: no scan, or a model without a weight that is multiplied by.
+    """
+    scans = list(scans)
+    if not scans:
+        raise ValueError("analyze takes at least one scan, got none")
+    result = Analysis()
+    ids, tensors, maps = ChannelIds(), dict[str, Axes](), _Maps(model)
+    transposed = {
+        f"{name}.weight": True
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.conv._ConvNd) and m.transposed
+    }
+
+    def count(seen: Call) -> None:
+        layer = result.layers.get(seen.name)
+        if layer is None:
+            name = seen.name.rpartition(".")[0] or seen.name
+            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.name in transposed)
+            result.layers[seen.name] = layer
+        layer.macs += seen.macs / len(scans)
+        layer.rows += seen.out[:, 0].numel() / len(scans)
+        if seen.tap_offsets is not None:
+            pairs = seen.tap_offsets.diff().double().cpu() / len(scans)
+            layer.pairs = pairs if layer.pairs is None else layer.pairs + pairs
+
+    with evaluating(model):
+        for scan in scans:
+            follower = ChannelFollower(model, RULES, count, ids, tensors)
+            _mark_inputs(follower, scan)
+            with follower.naming(model), maps.watching():
+                with follower:
+                    outputs = call(model, scan, forward)
+                follower.finish(outputs)
+    if not result.layers:
+        raise ValueError("analyze: the model multiplies by none of its parameters; is it a compiled or scripted one?")
+    result.maps = maps.shared()
+    result.channels, result.left = channel_groups(model, ids, tensors, _costs(model, result.layers.values()))
+    if verify and result.channels:
+        _verify(model, scans[0], forward, result)
+    return result
+
+
+def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
+    for x in scan if isinstance(scan, tuple) else (scan,):
+        features = x.features if isinstance(x, SparseTensor) else x
+        if isinstance(features, Tensor) and features.ndim > 1:
+            follower.carry(features, [None, follower.foreign(features.shape[1]), *[None] * (features.ndim - 2)])
+
+
+def _costs(model: nn.Module, layers: Iterable[Layer]) -> dict[tuple[str, int], float]:
+    """Multiply-accumulates that go with one position of an axis of a weight."""
+    costs = {}
+    for layer in layers:
+        shape = model.get_parameter(layer.weight).shape
+        for axis in axes_of(layer):
+            costs[layer.weight, axis] = layer.macs / shape[axis]
+    return costs
+
+
+def axes_of(layer: Layer) -> tuple[int, int]:
+    """The axes of a layer's weight that read and make channels."""
+    if layer.kind == CONV:
+        return 1, 2
+    return (0, 1) if layer.kind == DENSE and layer.transposed else (1, 0)
+
+
+def canonical(layer: Layer, x: Tensor) -> Tensor:
+    """A view of a weight (or of something of its shape) as [K, C_in / g, C_out]."""
+    if layer.kind == CONV:
+        return x
+    if layer.kind == LINEAR:
+        return x.t()[None]
+    reads, makes = axes_of(layer)
+    return x.movedim((reads, makes), (-2, -1)).flatten(0, -3)
+
+
+def from_canonical(layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
+    """Back to the weight's own shape."""
+    if layer.kind == CONV:
+        return x
+    if layer.kind == LINEAR:
+        return x[0].t()
+    reads, makes = axes_of(layer)
+    return x.unflatten(0, shape[2:]).movedim((-2, -1), (reads, makes))
+
+
+class _Maps:
+    """Which convolution layers meet on one kernel map."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = {n: m for n, m in model.named_modules() if isinstance(m, snn.SparseConvolution)}
+        self._users: dict[Any, list[str]] = {}
+        self._alive: list[Any] = []  # coordinates keep their ids while they live
+
+    def watching(self) -> _Hooks:
+        return _Hooks([m.register_forward_hook(self._hook(name)) for name, m in self._layers.items()])
+
+    def _hook(self, name: str) -> Any:
+        def note(layer: Any, args: Any, out: Any) -> None:
+            ends = (args[0].coords, out.coords)
+            self._alive += ends
+            geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.submanifold)
+            users = self._users.setdefault((frozenset(map(id, ends)), geometry), [])
+            if name not in users:
+                users.append(name)
+
+        return note
+
+    def shared(self) -> list[tuple[str, ...]]:
+        """Layers that share a map with each other, directly or through a layer that is called in several places."""
+        groups: list[list[str]] = []
+        for users in self._users.values():
+            meets = [g for g in groups if set(g) & set(users)]
+            joined = [name for g in meets for name in g]
+            groups = [g for g in groups if g not in meets] + [joined + [n for n in users if n not in joined]]
+        order = {name: i for i, name in enumerate(self._layers)}
+        return [tuple(sorted(g, key=order.__getitem__)) for g in groups]
+
+
+class _Hooks:
+    """Hooks for the length of a with-block."""
+
+    def __init__(self, handles: list[Any]) -> None:
+        self._handles = handles
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def keep_of(groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, dict[int, Tensor]]:
+    """The positions that stay on every axis when units (bool [count] per group) are removed."""
+    cuts: dict[str, dict[int, Tensor]] = {}
+    for units, gone in zip(groups, removed, strict=True):
+        padded = torch.cat([gone, gone.new_zeros(1)])
+        for member in units.members:
+            if member.axis is None:
+                raise ValueError(f"{units.name}: single elements cannot be taken out of {member.tensor}")
+            stays = ~padded[member.unit]
+            axes = cuts.setdefault(member.tensor, {})
+            axes[member.axis] = axes[member.axis] & stays if member.axis in axes else stays
+    return {name: axes for name, axes in cuts.items() if not all(bool(s.all()) for s in axes.values())}
+
+
+def masks_of(
+    model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Masks of all scored tensors, bool of their shapes: False where an element belongs to a removed unit."""
+    masks: dict[str, Tensor] = {}
+    for units, gone in zip(groups, removed, strict=True):
+        for member in units.members:
+            if member.scored:
+                shape = model.get_parameter(member.tensor).shape
+                mask = units.mask(gone, member, shape)
+                masks[member.tensor] = masks[member.tensor] & mask if member.tensor in masks else mask
+    return masks
+
+
+def _verify(model: nn.Module, scan: Any, forward: Forward | None, result: Analysis) -> None:
+    """Drops the groups whose removal does not equal their zeros: all at once, and one by one where that fails."""
+    reason = _differs(model, scan, forward, result.channels)
+    if reason is None:
+        return
+    good = []
+    for units in result.channels:
+        alone = _differs(model, scan, forward, [units])
+        if alone is None:
+            good.append(units)
+        else:
+            for layer in units.layers:
+                result.left.setdefault(layer, alone)
+    result.channels = good
+    if good and _differs(model, scan, forward, good) is not None:
+        for units in good:
+            result.left.setdefault(units.name, f"together with other groups: {reason}")
+        result.channels = []
+
+
+def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Sequence[Units]) -> str | None:
+    """What is wrong when the first unit of every group is removed; None where it equals the unit at zero."""
+    gone = [torch.arange(u.count) == 0 if u.count > 1 else torch.zeros(u.count, dtype=torch.bool) for u in groups]
+    masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
+    zero(masked, masks_of(model, groups, gone))
+    cut(smaller, keep_of(groups, gone))
+    with evaluating(masked):
+        expected = list(_outputs(call(masked, scan, forward)))
+    try:
+        with evaluating(smaller):
+            got = list(_outputs(call(smaller, scan, forward)))
+    except Exception as error:  # noqa: BLE001  whatever the network's own code raises on other sizes
+        return f"does not run with fewer channels: {error}"
+    for a, b in zip(expected, got, strict=True):
+        if a.shape != b.shape:
+            return f"changes the shape of the output from {list(a.shape)} to {list(b.shape)}"
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        if a.numel() and not float((a - b).abs().max()) <= 1e-4 * max(scale, 1e-6):
+            return "changes the output"
+    return None
+
+
+def _outputs(value: Any) -> Iterable[Tensor]:
+    return (x for x in tensors_in(value) if x.is_floating_point())

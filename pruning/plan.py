@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Plans: what goes, as data. A plan can be printed, stored as JSON, and applied to any network of the same shape."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .points import skip_points
+from .surgery import cut, tensor_of, zero
+
+Model = TypeVar("Model", bound=nn.Module)
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a plan's table: a layer or group, its units, and how many of them go."""
+
+    name: str
+    units: int
+    removed: int
+    macs: float = 0.0  # per scan, that go with the removed units
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One pruning: what it chose among and by what, as text, and what goes.
+
+    Attributes:
+        cuts: tensor name -> axis -> bool [positions], True = stays. Taken out of the network.
+        masks: parameter name -> bool of its shape, True = stays. Set to zero.
+        points: layer name -> share of rows whose work is skipped.
+        entries, left: for the table: what was chosen, and layers left as they were with the reason.
+        updates: new values of parameters before the cut, from criteria that make up for what goes; not part of the JSON, since the
+            weights of a pruned network are stored with it.
+    """
+
+    granularity: str
+    criterion: str
+    ratio: str
+    cuts: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    points: Mapping[str, float] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+    updates: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Steps that are applied one after the other; each speaks of the network that the steps before it leave."""
+
+    steps: tuple[Step, ...]
+
+    def then(self, other: Plan) -> Plan:
+        """This plan followed by one made on its result: `plan.then(make_plan(plan.apply(model), ...))`."""
+        return Plan(self.steps + other.steps)
+
+    def apply(self, model: Model, *, remove: bool = True, values: bool = True) -> Model:
+        """A pruned copy of `model`, which is not changed.
+
+        Args:
+            remove: take out what can be taken out, so that the network is smaller and faster; otherwise only set it to zero, which
+                gives the same outputs.
+            values: also write the new weights that the criterion computed, if any; leave them where trained weights follow.
+
+        Raises:
+            ValueError: where the model has not the tensors or shapes that the plan was made for.
+        """
+        model = copy.deepcopy(model)
+        for step in self.steps:
+            if values:
+                _write(model, step.updates)
+            zero(model, step.masks)
+            if remove:
+                cut(model, step.cuts)
+            else:
+                zero(model, _as_masks(model, step.cuts))
+            skip_points(model, step.points)
+        return model
+
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name -> bool, True = stays, in the shapes after `apply`: what fine-tuning has to hold at zero."""
+        masks: dict[str, Tensor] = {}
+        for step in self.steps:
+            for name, mask in step.masks.items():
+                masks[name] = masks[name] & mask if name in masks else mask
+            for name, axes in step.cuts.items():
+                for axis, stays in axes.items() if name in masks else ():
+                    masks[name] = masks[name].index_select(axis, stays.nonzero()[:, 0])
+        return masks
+
+    # --- as text ----------------------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        return "\n\n".join(_table(step) for step in self.steps)
+
+    def to_json(self) -> str:
+        """The plan as JSON; `from_json` reads it."""
+        return json.dumps({"format": FORMAT, "steps": [_to_data(step) for step in self.steps]})
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Reads what `to_json` wrote; raises ValueError for anything else."""
+        try:
+            data = json.loads(text)
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
+                raise ValueError(f"expected format {FORMAT}, got {data.get('format') if isinstance(data, dict) else data!r}")
+            return Plan(tuple(_from_data(step) for step in data["steps"]))
+        except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
+            raise ValueError(f"not a pruning plan: {error}") from error
+
+
+def _write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            tensor = tensor_of(model, name)
+            if tensor.shape != value.shape:
+                raise ValueError(f"{name}: the plan's values are {list(value.shape)}, the model's {list(tensor.shape)}")
+            tensor.copy_(value)
+
+
+def _as_masks(model: nn.Module, cuts: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Tensor]:
+    """Cuts as masks of parameters."""
+    masks = {}
+    parameters = dict(model.named_parameters())
+    for name, axes in cuts.items():
+        tensor = parameters.get(name)
+        if tensor is None:
+            continue
+        mask = torch.ones(tensor.shape, dtype=torch.bool)
+        for axis, stays in axes.items():
+            shape = [1] * tensor.ndim
+            shape[axis] = -1
+            mask &= stays.view(shape)
+        masks[name] = mask
+    return masks
+
+
+def _table(step: Step) -> str:
+    head = f"{step.granularity} by {step.criterion}, {step.ratio}"
+    rows = [(e.name, str(e.units), str(e.units - e.removed), f"{e.macs / 1e6:.1f}") for e in step.entries]
+    rows = [("group", "units", "kept", "MMACs less"), *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [head, *(f"{r[0]:<{widths[0]}}  " + "  ".join(f"{r[i]:>{widths[i]}}" for i in (1, 2, 3)) for r in rows)]
+    lines += [f"left: {name}: {reason}" for name, reason in step.left.items()]
+    return "\n".join(lines)
+
+
+def _to_data(step: Step) -> dict[str, Any]:
+    return {
+        "granularity": step.granularity,
+        "criterion": step.criterion,
+        "ratio": step.ratio,
+        "cuts": {
+            name: {str(axis): {"of": len(stays), "removed": (~stays).nonzero()[:, 0].tolist()} for axis, stays in axes.items()}
+            for name, axes in step.cuts.items()
+        },
+        "masks": {name: {"shape": list(mask.shape), "stays": _pack(mask)} for name, mask in step.masks.items()},
+        "points": dict(step.points),
+        "entries": [[e.name, e.units, e.removed, e.macs] for e in step.entries],
+        "left": dict(step.left),
+    }
+
+
+def _from_data(data: Mapping[str, Any]) -> Step:
+    cuts = {}
+    for name, axes in data["cuts"].items():
+        cuts[name] = {}
+        for axis, positions in axes.items():
+            stays = torch.ones(_size(positions["of"]), dtype=torch.bool)
+            removed = torch.tensor(positions["removed"], dtype=torch.int64)
+            if removed.numel() and not 0 <= int(removed.min()) <= int(removed.max()) < len(stays):
+                raise ValueError(f"{name}: removed positions must lie in [0, {len(stays)})")
+            stays[removed] = False
+            cuts[name][int(axis)] = stays
+    masks = {name: _unpack(m["stays"], m["shape"], name) for name, m in data["masks"].items()}
+    points = {str(name): float(ratio) for name, ratio in data["points"].items()}
+    entries = tuple(Entry(str(n), int(u), int(r), float(m)) for n, u, r, m in data["entries"])
+    words = [str(data[key]) for key in ("granularity", "criterion", "ratio")]
+    return Step(words[0], words[1], words[2], cuts, masks, points, entries, dict(data["left"]))
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ValueError(f"a size must be an int in [0, 2^31), got {value!r}")
+    return value
+
+
+def _pack(mask: Tensor) -> str:
+    return base64.b64encode(zlib.compress(np.packbits(mask.cpu().numpy().reshape(-1)).tobytes())).decode()
+
+
+def _unpack(text: str, shape: Any, name: str) -> Tensor:
+    sizes = [_size(n) for n in shape]
+    count = int(np.prod(sizes, dtype=np.int64))
+    reader = zlib.decompressobj()
+    packed = reader.decompress(base64.b64decode(text, validate=True), (count + 7) // 8 + 1)  # no more than the shape holds
+    if len(packed) != (count + 7) // 8:
+        raise ValueError(f"{name}: a mask of shape {sizes} takes {(count + 7) // 8} bytes, got {len(packed)}")
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=count) if count else np.empty(0, np.uint8)
+    return torch.from_numpy(bits.astype(bool)).view(sizes)

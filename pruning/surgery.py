@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Removing positions from a network's tensors, and setting elements to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .. import nn as snn
+
+Cuts = Mapping[str, Mapping[int, Tensor]]  # tensor name -> axis -> bool, which positions stay
+
+
+def owners(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """All modules that hold the tensor called `name`, with the attribute: a shared parameter has several."""
+    path, _, attribute = name.rpartition(".")
+    tensor = getattr(model.get_submodule(path), attribute)
+    found = []
+    for module in model.modules():
+        for kept in (module._parameters, module._buffers):
+            found += [(module, key) for key, value in kept.items() if value is tensor]
+    return found
+
+
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer called `name`; raises ValueError where there is none."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        value = getattr(model.get_submodule(path), attribute)
+    except AttributeError as error:
+        raise ValueError(f"the model has no parameter or buffer {name!r}") from error
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name!r} must be a parameter or buffer, got {type(value).__name__}")
+    return value
+
+
+def cut(model: nn.Module, cuts: Cuts) -> None:
+    """Takes positions out of tensors, in place, and gives the layers their new numbers of channels."""
+    touched: dict[nn.Module, None] = {}
+    for name, axes in cuts.items():
+        old = tensor_of(model, name)
+        new = old.detach()
+        for axis, stays in axes.items():
+            if axis >= old.ndim or len(stays) != old.shape[axis]:
+                raise ValueError(
+                    f"{name}: expected {len(stays)} positions on axis {axis}, as when the plan was made, got {list(old.shape)}"
+                )
+            new = new.index_select(axis, stays.nonzero()[:, 0].to(new.device))
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new.contiguous(), old.requires_grad)
+        for module, attribute in owners(model, name):
+            setattr(module, attribute, new)
+            touched[module] = None
+    for module in touched:
+        _rename(module)
+
+
+def _rename(module: nn.Module) -> None:
+    """Brings the numbers that a layer keeps of itself in line with its tensors."""
+    if isinstance(module, snn.SparseConvolution):
+        depthwise = module.groups > 1 and module.weight.shape[1] == 1
+        if depthwise:
+            module.groups = module.weight.shape[2] * module.groups // module.out_channels
+        module.in_channels, module.out_channels = module.weight.shape[1] * module.groups, module.weight.shape[2]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        reads, makes = (0, 1) if module.transposed else (1, 0)
+        if module.groups > 1 and module.weight.shape[1] == 1 and not module.transposed:
+            module.groups = module.weight.shape[0] * module.groups // module.out_channels
+        module.in_channels = module.weight.shape[reads] * (1 if module.transposed else module.groups)
+        module.out_channels = module.weight.shape[makes] * (module.groups if module.transposed else 1)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        for x in (module.weight, module.running_mean):
+            if x is not None:
+                module.num_features = len(x)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+
+
+def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Sets the elements of parameters where a mask (bool, of the parameter's shape) is False to zero, in place."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            tensor = tensor_of(model, name)
+            if tensor.shape != mask.shape:
+                raise ValueError(f"{name}: the mask is {list(mask.shape)}, the parameter {list(tensor.shape)}")
+            tensor.masked_fill_(~mask.to(tensor.device), 0)

@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""What pruning chooses among: units (a weight, a tap, a channel ...) and the elements of the network's tensors that each owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """The part of one tensor that belongs to a set of units.
+
+    Attributes:
+        tensor: the name of a parameter or buffer.
+        unit: int64, the unit that owns each element or position, -1 = none. With `axis`, [positions along that axis]; without,
+            any shape that broadcasts to the tensor's.
+        axis: the axis whose positions the units own; None where units own single elements or blocks, which can be zeroed but not
+            taken out.
+        scored: whether criteria count it; buffers (running statistics, taps) only follow.
+    """
+
+    tensor: str
+    unit: Tensor
+    axis: int | None = None
+    scored: bool = True
+
+    def spread(self, ndim: int) -> Tensor:
+        """`unit` in a shape that broadcasts to a tensor with `ndim` axes."""
+        if self.axis is None:
+            return self.unit
+        shape = [1] * ndim
+        shape[self.axis] = -1
+        return self.unit.view(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units of one kind that compete with each other: the taps of a layer, the channels of a group, ...
+
+    Attributes:
+        name: of the layer or group, for tables.
+        count: how many.
+        members: what they own.
+        layers: names of the layers whose weights they own.
+        cost: float64 [count], the multiply-accumulates per scan that go with each unit; zeros where no call was seen.
+        share: float64 [count], what a ratio counts: 1 for each unit, or its pairs, so that a ratio is a share of the work.
+        keep: the lowest number of units that stay.
+        multiple: kept units are a multiple of this where the group is large enough.
+        blocks: for N:M, (n, m): in each run of m consecutive units at most n stay, whatever the ratio.
+    """
+
+    name: str
+    count: int
+    members: tuple[Member, ...]
+    layers: tuple[str, ...]
+    cost: Tensor
+    share: Tensor | None = None
+    keep: int = 1
+    multiple: int = 1
+    blocks: tuple[int, int] | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def total(self, values: Tensor, member: Member) -> Tensor:
+        """The sum of `values` (of the member's tensor's shape) over the elements of each unit: float64 [count]."""
+        unit = member.spread(values.ndim).expand(values.shape).reshape(-1)
+        result = torch.zeros(self.count + 1, dtype=torch.float64)
+        result.index_add_(0, torch.where(unit < 0, self.count, unit), values.detach().double().reshape(-1))
+        return result[: self.count]
+
+    def mask(self, removed: Tensor, member: Member, shape: torch.Size) -> Tensor:
+        """bool of the tensor's shape: False where an element belongs to a removed unit (bool [count])."""
+        gone = torch.cat([removed, removed.new_zeros(1)])
+        return ~gone[member.spread(len(shape))].expand(shape)
