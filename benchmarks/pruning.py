@@ -19,17 +19,10 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 from machine import describe
+from pruning_lines import compare_with_baselines, make_lines
 from pruning_measure import measure
 from pruning_plot import draw
-from pruning_report import (
-    Table,
-    as_json,
-    compare_with_baselines,
-    find_targets,
-    make_lines,
-    markdown,
-    verdicts,
-)
+from pruning_report import Table, as_json, find_targets, markdown, verdicts
 from pruning_rows import DENSE, TUNED, Row, Workshop, named_rows, write_text
 from pruning_score import Candidate, best_rows, ratio
 from pruning_settings import Settings, as_plain, parse
@@ -92,7 +85,7 @@ def choose_baselines(
     torch.set_num_threads(1)
     try:
         timings = end_to_end(networks, x, settings.rounds)
-        dense = shop.confusion(DENSE, seed)
+        dense = shop.confusion(TUNED, seed)  # trained with as many steps as the rows
         candidates = [
             Candidate(
                 row.name,

@@ -10,7 +10,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from pruning_report import Line, grouped
+from pruning_lines import Line
+from pruning_report import grouped
 from pruning_rows import TUNED
 from pruning_score import HOLDS
 

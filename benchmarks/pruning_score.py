@@ -82,7 +82,7 @@ class Candidate:
     name: str
     granularity: str
     speedup: float  # end to end, over the dense network
-    miou: Interval  # over the dense network's
+    miou: Interval  # over that of the dense network trained with as many steps
 
 
 def best_rows(rows: Sequence[Candidate], count: int = BASELINES) -> list[str]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pruning
 import pruning_measure
 import pruning_rows
 import pytest
 import torch
-from pruning_report import Line, Table, as_json, find_targets
+from pruning_lines import Line
+from pruning_report import Table, as_json, find_targets
 from pruning_rows import DENSE, PRUNED, TUNED, Row, Workshop, holder, one
 from pruning_score import Candidate, Interval, best_rows, dense_at, ious, miou, ratio, resampled
 from pruning_settings import parse
@@ -27,6 +27,7 @@ from pruning_task import train_split
 from pruning_timing import Work, layer_gain, widths_below, work_of
 from torch import nn
 
+import pruning
 import sparseconv
 import sparseconv.nn as snn
 
@@ -348,28 +349,35 @@ def test_no_row_begins_without_time() -> None:
     assert pruning.Clock(minutes=0).allows("pruned")
 
 
-def line(name: str, granularity: str, faster: float, low: float) -> Line:
+def line(name: str, granularity: str, faster: float, low: float, strict: float = 0.9) -> Line:
     from pruning_timing import Gain
     from timing import Spread
 
     gain = Gain(Spread(faster, faster, faster, faster, 1), 4.0)
     gains = {f"{w}, {t}": gain for w in ("whole", "fused", "convolutions", "wide", "narrow") for t in (1, 2)}
     row = Row(name, granularity, one("channels", 0.25))
-    return Line(row, [0], 0.5, [0.5], [], 1, 1, 10.0, gains, Interval(1, low, 1.01), None, [])
+    return Line(
+        row, [0], 0.5, [0.5], [], 1, 1, 10.0, gains, Interval(1, low, 1.01), Interval(1, strict, 1.01), []
+    )
 
 
 def test_targets_ask_for_99_percent_first() -> None:
     lines = [
         line("c", "channels", 3.2, 0.995),
         line("o", "offsets", 1.7, 0.98),
-        line("o per layer", "offsets per layer", 1.5, 0.992),
+        line("o per layer", "offsets per layer", 1.5, 0.992, 0.991),
         line("b", "channels + offsets", 3.9, 0.989),
     ]
-    wide, _, _, offsets, best = find_targets(lines)
+    wide, _, _, offsets, offsets_strict, best, best_strict = find_targets(lines)
     assert (wide.reached, wide.by, wide.met) == (3.2 / 4, "c", True)
     assert (offsets.reached, offsets.by, offsets.met) == (1.5, "o per layer", False)
     assert (best.reached, best.by, best.met) == (3.2, "c", True)
-    assert not find_targets(lines[3:])[-1].met
+    assert (
+        (best_strict.reached, best_strict.by)
+        == (offsets_strict.reached, offsets_strict.by)
+        == (1.5, "o per layer")
+    )
+    assert not any(target.met for target in find_targets(lines[3:])[-4:])
     table = Table({}, {}, lines, targets=find_targets(lines))
     assert json.loads(json.dumps(as_json(table)))["lines"][0]["holds"] is True
 
