@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 
 import torch
-from pruning_timing import DENSE, Gain, convolutions, end_to_end, layer_gain, work_of
+from pruning_timing import DENSE, Gain, Work, convolutions, end_to_end, layer_gain, work_of
 from timing import Spread, ratios
 from torch import nn
 from tqdm import tqdm
@@ -56,9 +56,10 @@ def measure(
     with tqdm(total=len(THREADS) * len(sweeps), desc="timing", unit="sweep") as bar:
         try:
             for scan, x in sweeps.items():
+                work = {name: work_of(network, x) for name, network in networks.items()}
                 for threads in THREADS:
                     torch.set_num_threads(threads)
-                    found += _measure(networks, fused, scan, x, rounds)
+                    found += _measure(networks, fused, work, scan, x, rounds)
                     bar.update()
         finally:
             torch.set_num_threads(before)
@@ -68,11 +69,11 @@ def measure(
 def _measure(
     networks: Mapping[str, nn.Module],
     fused: Mapping[str, nn.Module],
+    work: Mapping[str, Mapping[str, Work]],
     scan: str,
     x: SparseTensor,
     rounds: int,
 ) -> list[Measured]:
-    work = {name: work_of(network, x) for name, network in networks.items()}
     macs = {name: sum(w.macs for w in layers.values()) for name, layers in work.items()}
     whole, whole_fused = end_to_end(networks, x, rounds), end_to_end(fused, x, rounds)
     seconds = convolutions(networks, x, rounds)

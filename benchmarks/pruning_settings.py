@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add("--seeds", type=int, default=3, help="dense networks, each with all rows (default 3)")
     add("--rows", default="", metavar="NAME,NAME", help="only these rows, as the table names them")
     add("--minutes", type=float, default=0.0, help="start no row that would end later; 0 = no limit")
-    add("--rounds", type=int, default=11, help="of each timing (default 11)")
+    add("--rounds", type=int, default=7, help="of each timing (default 7)")
     add("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
     add("--quick", action="store_true", help="everything, tiny: about two minutes, figures mean nothing")
     add("--work", type=Path, help="folder of sweeps, networks and finished rows (default runs/pruning)")
