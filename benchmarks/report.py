@@ -165,7 +165,7 @@ class Report:
         """Writes the JSON file, a line for each row and check; makes its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = []
-        for name, value in _rounded(self.as_json()).items():
+        for name, value in rounded(self.as_json()).items():
             lines = [json.dumps(entry) for entry in value] if isinstance(value, list) else []
             body = "[\n" + ",\n".join(lines) + "\n]" if lines else json.dumps(value)
             parts.append(f"{json.dumps(name)}: {body}")
@@ -223,10 +223,10 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Six digits are more than any timing has; it keeps the file small."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list) else value
