@@ -11,11 +11,16 @@ A pruning run is four choices that combine freely: a granularity (what a unit is
 
 from .analysis import Analysis, Layer, analyze
 from .criteria import Context, Criterion, Magnitude, Random, Taylor
+from .finetune import HeldMasks, fine_tune
 from .granularity import NM, Channels, FineGrained, Granularity, Kernels, Offsets, Vectors
 from .make_plan import make_plan
 from .plan import Entry, Plan, Step
 from .points import Points
+from .profile import Profile, profile
 from .ratios import Global, Macs, PerLayer, Ratio, Uniform
+from .schedules import Cubic, Iterative, OneShot, Schedule, prune
+from .sensitivity import Sensitivity, sensitivity_scan
+from .storage import load, save
 from .units import Member, Units
 
 __all__ = [
@@ -24,26 +29,39 @@ __all__ = [
     "Channels",
     "Context",
     "Criterion",
+    "Cubic",
     "Entry",
     "FineGrained",
     "Global",
     "Granularity",
+    "HeldMasks",
+    "Iterative",
     "Kernels",
     "Layer",
     "Macs",
     "Magnitude",
     "Member",
     "Offsets",
+    "OneShot",
     "PerLayer",
     "Plan",
     "Points",
+    "Profile",
     "Random",
     "Ratio",
+    "Schedule",
+    "Sensitivity",
     "Step",
     "Taylor",
     "Uniform",
     "Units",
     "Vectors",
     "analyze",
+    "fine_tune",
+    "load",
     "make_plan",
+    "profile",
+    "prune",
+    "save",
+    "sensitivity_scan",
 ]

@@ -56,17 +56,17 @@ def channel_groups(
             continue
         groups.setdefault(signature, []).append(root)
     found = []
-    for signature, roots in groups.items():
-        unit_of = {root: number for number, root in enumerate(roots)}
+    for signature, members_of in groups.items():
+        unit_of = {root: number for number, root in enumerate(members_of)}
         members = []
-        cost = torch.zeros(len(roots), dtype=torch.float64)
+        cost = torch.zeros(len(members_of), dtype=torch.float64)
         for place in signature:
             units = torch.tensor([unit_of.get(int(r), -1) for r in roots_of[place]], dtype=torch.int64)
             members.append(Member(place[0], units, place[1], place[0] in parameters))
             _add_cost(cost, units, costs.get(place, 0.0))
         layers = tuple(dict.fromkeys(_layer(name) for name, _ in signature if name in parameters))
         makers = [_layer(name) for name, _ in _makers(signature, parameters)]
-        found.append(Units(_title(makers or list(layers)), len(roots), tuple(members), layers, cost))
+        found.append(Units(_title(makers or list(layers)), len(members_of), tuple(members), layers, cost))
     return found, left
 
 

@@ -45,7 +45,12 @@ class Criterion(ABC):
     def scores(self, context: Context, groups: Sequence[Units]) -> list[Tensor]:
         """The importance of every unit, float64 [count] for each group; the lowest go first."""
 
-    def update(self, context: Context, groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+    def update(
+        self,
+        context: Context,  # noqa: ARG002
+        groups: Sequence[Units],  # noqa: ARG002
+        removed: Sequence[Tensor],  # noqa: ARG002
+    ) -> dict[str, Tensor]:
         """New values for parameters that make up for what goes: by name, in the shape before anything is taken out."""
         return {}
 
@@ -108,9 +113,7 @@ class Taylor(Criterion):
         return result
 
 
-def gradients(
-    context: Context, groups: Sequence[Units], combine: Callable[[Tensor, Tensor], Tensor]
-) -> Any:
+def gradients(context: Context, groups: Sequence[Units], combine: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """For every scan, `combine(weight, gradient of the loss)` of every scored tensor of the groups, float64, by name.
 
     Gradients are taken in evaluation mode and leave nothing behind in the model.
@@ -119,7 +122,9 @@ def gradients(
         ValueError: without a loss, or one that is not a finite scalar.
     """
     if context.loss is None:
-        raise ValueError("this criterion takes gradients: pass loss=, a function (model, scan) -> scalar tensor")
+        raise ValueError(
+            "this criterion takes gradients: pass loss=, a function (model, scan) -> scalar tensor"
+        )
     names = list(dict.fromkeys(m.tensor for u in groups for m in u.members if m.scored))
     parameters = [context.model.get_parameter(name) for name in names]
     learns = [p.requires_grad for p in parameters]
@@ -132,7 +137,9 @@ def gradients(
             with torch.enable_grad():
                 loss = context.loss(context.model, scan)
                 if not isinstance(loss, Tensor) or loss.numel() != 1:
-                    raise ValueError(f"loss must return a scalar tensor, got {getattr(loss, 'shape', type(loss).__name__)}")
+                    raise ValueError(
+                        f"loss must return a scalar tensor, got {getattr(loss, 'shape', type(loss).__name__)}"
+                    )
                 if not bool(torch.isfinite(loss.detach()).all()):
                     raise ValueError(f"loss must be finite, got {loss.item()}")
                 grads = torch.autograd.grad(loss, parameters, allow_unused=True)

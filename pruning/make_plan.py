@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,19 +59,38 @@ def make_plan(
     if isinstance(granularity, Points):
         return Plan((points_step(model, granularity, chosen, analysis, words, ignore),))
     groups, left = granularity.units(model, analysis)
-    groups, left = _drop_ignored(groups, left, ignore)
+    groups, left = drop_ignored(groups, left, ignore)
     context = Context(model, scans, analysis, loss, forward)
     scores = criterion.scores(context, groups)
     _check_scores(groups, scores)
     removed = chosen.choose(groups, scores, analysis)
-    entries = tuple(
-        Entry(u.name, u.count, int(gone.sum()), float(u.cost[gone].sum())) for u, gone in zip(groups, removed, strict=True)
-    )
     updates = criterion.update(context, groups, removed)
-    if granularity.removes:
-        return Plan((Step(*words, cuts=keep_of(groups, removed), entries=entries, left=left, updates=updates),))
-    masks = masks_of(model, groups, removed)
-    return Plan((Step(*words, masks=masks, entries=entries, left=left, updates=updates),))
+    return Plan((step_of(model, granularity, words, groups, removed, left=left, updates=updates),))
+
+
+def step_of(
+    model: nn.Module,
+    granularity: Granularity,
+    words: tuple[str, str, str],
+    groups: Sequence[Units],
+    removed: Sequence[Tensor],
+    *,
+    left: Mapping[str, str] | None = None,
+    updates: Mapping[str, Tensor] | None = None,
+) -> Step:
+    """The step that removes units (bool [count] for each group); `words` describe granularity, criterion and ratio."""
+    entries = tuple(
+        Entry(u.name, u.count, int(gone.sum()), float(u.cost[gone].sum()))
+        for u, gone in zip(groups, removed, strict=True)
+    )
+    return Step(
+        *words,
+        cuts=keep_of(groups, removed) if granularity.removes else {},
+        masks={} if granularity.removes else masks_of(model, groups, removed),
+        entries=entries,
+        left=left or {},
+        updates=updates or {},
+    )
 
 
 def _check_types(granularity: object, criterion: object, ratio: object) -> None:
@@ -81,7 +100,9 @@ def _check_types(granularity: object, criterion: object, ratio: object) -> None:
         ("ratio", ratio, Ratio),
     ):
         if not isinstance(value, expected):
-            names = " or ".join(t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,)))
+            names = " or ".join(
+                t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,))
+            )
             raise TypeError(f"make_plan: {label} must be a {names}, got {value!r}")
 
 
@@ -94,9 +115,10 @@ def _check_names(model: nn.Module, ignore: Sequence[str]) -> None:
             raise ValueError(f"ignore: {pattern!r} names no module of the model")
 
 
-def _drop_ignored(
+def drop_ignored(
     groups: Sequence[Units], left: dict[str, str], ignore: Sequence[str]
 ) -> tuple[list[Units], dict[str, str]]:
+    """The groups that touch no layer to be ignored, and `left` with the others."""
     kept = []
     for units in groups:
         if any(matches(name, ignore) for name in units.layers):
@@ -114,6 +136,10 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 def _check_scores(groups: Sequence[Units], scores: Sequence[Tensor]) -> None:
     for units, score in zip(groups, scores, strict=True):
         if score.shape != (units.count,):
-            raise ValueError(f"{units.name}: a criterion must score {units.count} units, got {list(score.shape)}")
+            raise ValueError(
+                f"{units.name}: a criterion must score {units.count} units, got {list(score.shape)}"
+            )
         if bool(score.isnan().any()):
-            raise ValueError(f"{units.name}: the importance of some units is NaN; are there NaNs in the weights or gradients?")
+            raise ValueError(
+                f"{units.name}: the importance of some units is NaN; are there NaNs in the weights or gradients?"
+            )
