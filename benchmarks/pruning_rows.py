@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +205,7 @@ class Workshop:
             last = i == len(row.stages) - 1
             steps = task.tune_steps - done if last else round(stage.tuning * task.tune_steps)
             first = task.dense_steps + done
-            losses += self._train(network, row.name, seed, first, steps, task.tune_lr, holder(plan.masks()))
+            losses += self._train(network, row.name, seed, first, steps, task.tune_lr, plan.masks())
             done += steps
         return network, plan, losses
 
@@ -217,12 +217,12 @@ class Workshop:
         first: int,
         steps: int,
         lr: float,
-        hold: Callable[[nn.Module], None] | None,
+        masks: Mapping[str, Tensor] | None,
     ) -> list[float]:
         torch.manual_seed(seed)
         course = Course(lr, self.task.decay, steps, f"{name}, seed {seed}")
         data = training_batches(self.task, self.sweeps, steps=steps, seed=seed, first=first)
-        return train(network, data, self.loss, course, hold)
+        return train(network, data, self.loss, course, masks)
 
 
 def choices(stage: Stage) -> tuple[Any, Any, Any]:
@@ -240,19 +240,6 @@ def choices(stage: Stage) -> tuple[Any, Any, Any]:
     granularity = granularities[stage.granularity]
     ratio = pruning.Macs(stage.stays) if granularity.removes else pruning.Global(1 - stage.stays)
     return granularity, criteria[stage.criterion], ratio
-
-
-def holder(masks: dict[str, Tensor]) -> Callable[[nn.Module], None] | None:
-    """What keeps masked weights at zero after each step; None where there are none."""
-    if not masks:
-        return None
-
-    @torch.no_grad()
-    def hold(network: nn.Module) -> None:
-        for name, mask in masks.items():
-            network.get_parameter(name).mul_(mask)
-
-    return hold
 
 
 def named_rows(names: Sequence[str]) -> tuple[Row, ...]:

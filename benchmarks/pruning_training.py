@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,18 +59,28 @@ class Course:
     name: str  # for the progress bar
 
 
+def hold(
+    network: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> AbstractContextManager[object]:
+    """What keeps masked weights at zero while it is open."""
+    from sparseconv.pruning import HeldMasks
+
+    return HeldMasks(network, masks, optimizer)
+
+
 def train(
     network: nn.Module,
     data: Iterable[ds.Batch],
     loss: Loss,
     course: Course,
-    hold: Callable[[nn.Module], None] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> list[float]:
-    """Trains in place with AdamW and returns the loss of every step; `hold` is called after each, to keep zeros zero."""
+    """Trains in place with AdamW and returns the loss of every step; weights that `masks` has as False stay zero."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=course.lr, weight_decay=course.decay)
+    held = hold(network, masks, optimizer) if masks else nullcontext()
     network.train()
     losses = []
-    with tqdm(total=course.steps, desc=course.name, unit="step", mininterval=2, leave=False) as bar:
+    with tqdm(total=course.steps, desc=course.name, unit="step", mininterval=2, leave=False) as bar, held:
         for step, batch in enumerate(data):
             for group in optimizer.param_groups:
                 group["lr"] = course.lr * annealed(step / course.steps)
@@ -77,8 +88,6 @@ def train(
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-            if hold is not None:
-                hold(network)
             losses.append(value.item())
             bar.update()
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)

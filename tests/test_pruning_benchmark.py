@@ -19,20 +19,19 @@ import pytest
 import torch
 from pruning_lines import Line
 from pruning_report import Table, as_json, find_targets
-from pruning_rows import DENSE, PRUNED, TUNED, Row, Workshop, holder, one
+from pruning_rows import DENSE, PRUNED, TUNED, Row, Workshop, one
 from pruning_score import Candidate, Interval, best_rows, dense_at, ious, miou, ratio, resampled
 from pruning_settings import parse
 from pruning_task import test_split as held_out_split
 from pruning_task import train_split
 from pruning_timing import Work, layer_gain, widths_below, work_of
+from pruning_training import Course, train
+from sparseconv.pruning import analyze
 from torch import nn
 
 import pruning
 import sparseconv
 import sparseconv.nn as snn
-
-HAS_PRUNING = True
-
 
 # --- statistics -----------------------------------------------------------------------------------------------------------
 
@@ -182,6 +181,12 @@ def test_work_is_pairs_times_weights_that_are_not_zero() -> None:
     assert work["down"] == Work(len(places) * 15, 3)  # stride equals size: a pair for every fine site
     assert work["up"] == Work(len(places) * 12, 3)
     assert [work[n].wide for n in work] == [False] * 3
+    counted = analyze(net, [x]).layers.values()  # with weights that are zero
+    assert {layer.name: layer.macs for layer in counted} == {
+        "subm": macs + 5 * len(known),
+        "down": work["down"].macs,
+        "up": work["up"].macs,
+    }
     assert net.subm.in_channels == 2 and net.subm.weight.grad is None
 
 
@@ -209,13 +214,17 @@ def test_every_width_has_channels_of_its_own() -> None:
     assert sizes[-1] == sum(p.numel() for p in pruning_rows.make_network(0.5, 1).parameters())
 
 
-def test_held_weights_stay_zero() -> None:
+def test_held_weights_stay_zero_while_others_learn() -> None:
+    torch.manual_seed(0)
     net = nn.Linear(3, 2)
-    hold = holder({"weight": torch.tensor([[True, False, True], [False, True, True]])})
-    assert hold is not None
-    hold(net)
-    assert (net.weight == 0).tolist() == [[False, True, False], [True, False, False]]
-    assert holder({}) is None
+    with torch.no_grad():
+        net.weight[0, 1] = 0
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    before = net.weight.detach().clone()
+    course = Course(lr=0.1, decay=0.1, steps=3, name="")
+    losses = train(net, [torch.ones(4, 3)] * 3, lambda n, x: n(x).square().mean(), course, {"weight": mask})
+    assert losses[2] < losses[0]
+    assert net.weight[0, 1] == 0 and bool((net.weight != before)[mask].all())
 
 
 def test_no_street_is_learned_and_judged() -> None:
@@ -271,19 +280,17 @@ def run(folder: Path, *more: str) -> Table:
     return table
 
 
-@pytest.mark.skipif(not HAS_PRUNING, reason="sparseconv.pruning is not there")
 def test_a_tiny_run_makes_a_table_and_a_second_one_trains_nothing(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
-    train = pruning_rows.train
 
-    def stopping(network: nn.Module, data: Any, loss: Any, course: Any, hold: Any) -> list[float]:
+    def stopping(network: nn.Module, data: Any, loss: Any, course: Any, masks: Any) -> list[float]:
         if course.name.startswith("channels") and len(trained) < 3:
             trained.append("stopped")
             raise KeyboardInterrupt
         trained.append(course.name)
-        return train(network, data, loss, course, hold)
+        return train(network, data, loss, course, masks)
 
     monkeypatch.setattr(pruning_rows, "train", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -313,7 +320,6 @@ def test_a_tiny_run_makes_a_table_and_a_second_one_trains_nothing(
         run(tiny, "--dense-steps", "21")
 
 
-@pytest.mark.skipif(not HAS_PRUNING, reason="sparseconv.pruning is not there")
 def test_a_row_comes_back_as_it_was(tiny: Path) -> None:
     """Plan and weights give the network that was judged, bit by bit; the seed alone decides what it learns."""
     task = parse(TINY).task
