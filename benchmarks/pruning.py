@@ -152,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> Table | None:
     clock = Clock(settings.minutes)
     try:
         pruned = named_rows(settings.rows)
-        sweeps, missing = full_sweeps(task, data_folder(), () if settings.quick else REAL)
         prepare(task, settings.work / "sweeps")
         shop = Workshop.open(task, settings.work)
+        sweeps, missing = full_sweeps(task, data_folder(), () if settings.quick else REAL)
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"pruning.py: {error}") from error
     for sentence in missing:

@@ -9,6 +9,7 @@ sparse returns stay in. Sweeps are simulated once, with all cores, and kept as .
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,15 +116,20 @@ def _write(path: Path, scan: ds.Scan) -> None:
     os.replace(part, path)
 
 
+def _ignore_ctrl_c(worker: int) -> None:
+    """Leaves Ctrl-C to the main process, which ends the workers."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def prepare(task: Task, folder: Path) -> None:
     """Simulates what is missing; Ctrl-C loses a street at most."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("training", train_split(task)), ("held-out", test_split(task))):
         simulation = _Simulation(task, split, folder)
         total = sum(sweep.missing(folder) for street in simulation.streets for sweep in street)
-        loader = DataLoader(
-            simulation, batch_size=None, num_workers=min(len(simulation), os.cpu_count() or 1)
-        )
+        workers = min(len(simulation), os.cpu_count() or 1)
+        loader = DataLoader(simulation, None, num_workers=workers, worker_init_fn=_ignore_ctrl_c)
         if total:
             with tqdm(total=total, unit="sweep", desc=f"simulating, {name}", mininterval=1) as bar:
                 for done in loader:
