@@ -154,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> Table | None:
         pruned = named_rows(settings.rows)
         prepare(task, settings.work / "sweeps")
         shop = Workshop.open(task, settings.work)
+        for row in (DENSE, TUNED, *pruned):
+            for seed in settings.seeds:
+                shop.finished(row, seed)
         sweeps, missing = full_sweeps(task, data_folder(), () if settings.quick else REAL)
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"pruning.py: {error}") from error

@@ -49,6 +49,7 @@ class Row:
     stages: tuple[Stage, ...] = ()
     width: float = 0.0  # of a baseline, relative to the published network
     beside: str = ""  # the row that a baseline is as fast as
+    lr: float = 0.0  # of fine-tuning; 0 = the task's
 
     @property
     def slug(self) -> str:
@@ -119,9 +120,12 @@ class Workshop:
         path = self.folder(row, seed) / RECORD
         if not path.exists():
             return False
-        kept = json.loads(path.read_text())["row"]
-        if kept != json.loads(json.dumps(asdict(row))):
-            raise ValueError(f"{path}: another row of this name: {kept}; choose another --work")
+        # a record may be older than a field
+        kept = {**asdict(Row("", "")), **json.loads(path.read_text())["row"]}
+        if json.dumps(kept, sort_keys=True) != json.dumps(asdict(row), sort_keys=True):
+            raise ValueError(
+                f"{path}: another row of this name: {kept}; choose another --work, or remove its folder"
+            )
         return True
 
     def record(self, row: Row, seed: int) -> dict[str, Any]:
@@ -205,7 +209,7 @@ class Workshop:
             last = i == len(row.stages) - 1
             steps = task.tune_steps - done if last else round(stage.tuning * task.tune_steps)
             first = task.dense_steps + done
-            losses += self._train(network, row.name, seed, first, steps, task.tune_lr, plan.masks())
+            losses += self._train(network, row.name, seed, first, steps, row.lr or task.tune_lr, plan.masks())
             done += steps
         return network, plan, losses
 

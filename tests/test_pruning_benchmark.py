@@ -345,6 +345,11 @@ def test_another_row_in_its_place_is_noticed(tiny: Path) -> None:
     shop.make(DENSE, 0)
     with pytest.raises(ValueError, match="another row"):
         shop.finished(Row("dense", "dense", width=0.125, beside="x"), 0)
+    record = shop.folder(DENSE, 0) / "row.json"
+    found = json.loads(record.read_text())
+    del found["row"]["lr"]  # written before rows had a learning rate of their own
+    record.write_text(json.dumps(found))
+    assert shop.finished(DENSE, 0) and not shop.finished(DENSE, 1)
 
 
 def test_no_row_begins_without_time() -> None:
