@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
 """The whole path in a few minutes: simulate LiDAR scans, train a small MinkUNet on them, label scans it has
-never seen.
+never seen, prune it.
 
-    make demo                   # simulate, train, per-class IoU, pictures make demo SCAN=scan.bin     # label
-    a file of yours with that network (trained first where it is not there yet)
+    make demo                   # simulate, train, per-class IoU, pictures, prune, report
+    make demo SCAN=scan.bin     # label a file of yours with that network (trained first where it is not there yet)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from checkpoint import NAME
 from pictures import save_pictures
+from prune_segmentation import Options, prune_network
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,6 +33,9 @@ from sparseconv import datasets as ds
 SETTINGS = Settings(
     width=0.25, voxel=0.2, radius=25.0, scans=96, valid=8, epochs=8, batch=2, lr=1e-2, minutes=2.8
 )
+
+# Minutes, not hours: few steps of fine-tuning, a coarse sensitivity scan.
+PRUNING = Options(steps=60, keep=(0.5,), calibration=4, sensitivity=(0.5,), scans=4, timed=1, rounds=5)
 
 
 def simulate(count: int, seed: int, what: str) -> list[ds.Scan]:
@@ -50,9 +54,10 @@ def train_demo(out: Path, device: torch.device, console: Console) -> Tensor:
     points = sum(len(scan) for part in data for scan in part)
     spent = time.perf_counter() - start
     console.print(f"{len(data[0]) + len(data[1])} scans, {points / 1e6:.1f} M points in {spent:.1f} s")
-    _, ious = train(SETTINGS, out, device, data=data)
+    model, ious = train(SETTINGS, out, device, data=data)
     for number, scan in enumerate(data[1][:: max(1, SETTINGS.valid // 3)]):
         draw(out, scan, number, device)
+    prune_network(model.eval(), SETTINGS, PRUNING, data, out / "pruned", device)
     return ious
 
 

@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a MinkUNet to label every point of a LiDAR scan.
 
-    python examples/train_segmentation.py                                  # simulated scans python
-    examples/train_segmentation.py --data /data/semantic_kitti --width 1 --voxel 0.05 python
-    examples/train_segmentation.py --resume                         # go on where the last run of --out
-    stopped
+    python examples/train_segmentation.py                      # simulated scans
+    python examples/train_segmentation.py --data /data/semantic_kitti --width 1 --voxel 0.05
+    python examples/train_segmentation.py --resume             # go on where the last run of --out stopped
 
 Ctrl-C saves a checkpoint and ends. Curves: tensorboard --logdir runs
 """

@@ -10,7 +10,7 @@ A pruning run is four choices that combine freely: a granularity (what a unit is
 """
 
 from .analysis import Analysis, Layer, analyze
-from .criteria import Context, Criterion, Magnitude, Random, Taylor
+from .criteria import Context, Criterion, Loss, Magnitude, Random, Taylor
 from .finetune import HeldMasks, fine_tune
 from .granularity import NM, Channels, FineGrained, Granularity, Kernels, Offsets, Vectors
 from .make_plan import make_plan
@@ -18,6 +18,7 @@ from .plan import Entry, Plan, Step
 from .points import Points
 from .profile import Profile, profile
 from .ratios import Global, Macs, PerLayer, Ratio, Uniform
+from .report import Report
 from .schedules import Cubic, Iterative, OneShot, Schedule, prune
 from .sensitivity import Sensitivity, sensitivity_scan
 from .storage import load, save
@@ -38,6 +39,7 @@ __all__ = [
     "Iterative",
     "Kernels",
     "Layer",
+    "Loss",
     "Macs",
     "Magnitude",
     "Member",
@@ -49,6 +51,7 @@ __all__ = [
     "Profile",
     "Random",
     "Ratio",
+    "Report",
     "Schedule",
     "Sensitivity",
     "Step",

@@ -8,6 +8,7 @@ A row of the scan is a real prune of the whole coupled group: the network that i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -164,6 +166,7 @@ def sensitivity_scan(
         "granularity": describe(granularity),
         "criterion": describe(criterion),
         "groups": {u.name: u.count for u in groups},
+        "weights": _digest(model),
     }
     result = _resume(path, settings) if path is not None and Path(path).exists() else Sensitivity(settings)
     result.parameters, result.macs = _shares(model, groups, analysis.macs)
@@ -199,6 +202,15 @@ def _resume(path: Path | str, settings: Mapping[str, Any]) -> Sensitivity:
     if found.settings != settings:
         raise ValueError(f"{path}: the scan was made with {found.settings}, expected {dict(settings)}")
     return found
+
+
+def _digest(model: nn.Module) -> str:
+    """What tells a network's weights from others: a scan is not gone on with after more training."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _shares(
