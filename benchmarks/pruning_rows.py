@@ -65,6 +65,11 @@ def one(granularity: str, stays: float, criterion: str = "taylor") -> tuple[Stag
     )
 
 
+def both(channels: float, offsets: float) -> tuple[Stage, ...]:
+    """Channels, then offsets of what is left, and all fine-tuning after that."""
+    return Stage("channels", channels, tuning=0.0), Stage("offsets shared", offsets)
+
+
 DENSE = Row("dense", "dense")
 TUNED = Row("dense, trained on", "dense")
 PRUNED = (
@@ -73,16 +78,8 @@ PRUNED = (
     Row("offsets shared 1/2", "offsets", one("offsets shared", 1 / 2)),
     Row("offsets shared 1/3", "offsets", one("offsets shared", 1 / 3)),
     Row("offsets per layer 1/2", "offsets per layer", one("offsets", 1 / 2)),
-    Row(
-        "channels 1/2 + offsets 2/3",
-        "channels + offsets",
-        (Stage("channels", 1 / 2, tuning=0.5), Stage("offsets shared", 2 / 3, tuning=0.5)),
-    ),
-    Row(
-        "channels 1/3 + offsets 1/2",
-        "channels + offsets",
-        (Stage("channels", 1 / 3, tuning=0.5), Stage("offsets shared", 1 / 2, tuning=0.5)),
-    ),
+    Row("channels 1/2 + offsets 2/3", "channels + offsets", both(1 / 2, 2 / 3), lr=2e-3),
+    Row("channels 1/3 + offsets 1/2", "channels + offsets", both(1 / 3, 1 / 2), lr=2e-3),
     Row("vectors 1/2", "vectors", (Stage("vectors", 1 / 2, "magnitude"),)),
 )
 
