@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel maps: looked up or built, once for all layers of one geometry."""
+"""Kernel maps: looked up, derived from one with more taps, or built; once for all layers of one geometry."""
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def lookup(
     *,
     taps_key: bytes | None = None,
 ) -> tuple[KernelMap, Sites]:
-    """The kernel map of a layer on `sites` and its output sites, from the cache of `sites` or built and kept there.
+    """The kernel map of a layer on `sites` and its output sites, from the cache of `sites` or made and kept there.
 
     Args:
         sites: the input's coordinate set.
@@ -46,27 +47,35 @@ def lookup(
         return _build(sites, geometry, taps, target, method)
     if taps is not None and taps_key is None:
         taps_key = tap_key(taps)
-    key: tuple[Any, ...] = (geometry, taps_key, None if target is None else id(target))
-    hit = sites.maps.get(key)
+    target_id = None if target is None else id(target)
+    hit = sites.maps.get((geometry, taps_key, target_id))
     if hit is not None:
         cached, there = hit[0], hit[1]()
         if there is not None:  # else the target has gone, and another one has its id
             return cached, there
-    partner = _partner(sites, geometry, taps_key, target)
-    with torch.inference_mode(False):  # the map outlives the call: training may use it next
-        if partner is not None and target is not None:
-            kernel_map, out_sites = partner.reverse(), target
-        else:
-            kernel_map, out_sites = _build(sites, geometry, taps, target, method)
     for dead in [k for k, (_, reference) in sites.maps.items() if reference() is None]:
         del sites.maps[dead]
-    sites.maps[key] = (kernel_map, _reference(out_sites, weak=out_sites is sites or target is not None))
-    return kernel_map, out_sites
+    with torch.inference_mode(False):  # the map outlives the call: training may use it next
+        found = _derive(sites, geometry, taps, taps_key, target)
+        if found is None and taps is not None and _all_taps_pay(sites, geometry, taps, target_id):
+            _keep(sites, (geometry, None, target_id), _build(sites, geometry, None, target, method), target)
+            found = _derive(sites, geometry, taps, taps_key, target)
+        if found is None:
+            found = _build(sites, geometry, taps, target, method)
+    return _keep(sites, (geometry, taps_key, target_id), found, target)
 
 
 def tap_key(taps: Tensor) -> bytes:
     """What stands for a list of taps, int32 [K, D], in the cache of maps."""
     return taps.cpu().numpy().tobytes()
+
+
+def _keep(
+    sites: Sites, key: tuple[Any, ...], found: tuple[KernelMap, Sites], target: Sites | None
+) -> tuple[KernelMap, Sites]:
+    kernel_map, out_sites = found
+    sites.maps[key] = (kernel_map, _reference(out_sites, weak=out_sites is sites or target is not None))
+    return found
 
 
 def _reference(sites: Sites, weak: bool) -> Callable[[], Sites | None]:
@@ -76,23 +85,93 @@ def _reference(sites: Sites, weak: bool) -> Callable[[], Sites | None]:
     return weakref.ref(sites) if weak else lambda: sites
 
 
-def _partner(
-    sites: Sites, geometry: Geometry, tap_key: bytes | None, target: Sites | None
-) -> KernelMap | None:
-    """The cached map target -> sites of the same geometry the other way round, if there is one."""
+def _siblings(
+    sites: Sites, geometry: Geometry, target_id: int | None
+) -> Iterator[tuple[bytes | None, KernelMap, Sites]]:
+    """The cached maps of a geometry and a target, whatever their taps: key of the taps, map, output sites."""
+    for (other, other_taps, other_id), (kernel_map, reference) in sites.maps.items():
+        there = reference()
+        if other == geometry and other_id == target_id and there is not None:
+            yield other_taps, kernel_map, there
+
+
+def _partners(
+    sites: Sites, geometry: Geometry, target: Sites | None
+) -> Iterator[tuple[bytes | None, KernelMap]]:
+    """The cached maps target -> sites of the same geometry the other way round: key of the taps, map."""
     if target is None or geometry.submanifold:
-        return None
+        return
     for (other, other_taps, _), (kernel_map, out_sites) in target.maps.items():
         if (
             out_sites() is sites
-            and other_taps == tap_key
             and other.transposed != geometry.transposed
             and not other.submanifold
             and other.relations == geometry.relations
         ):
-            found: KernelMap = kernel_map
-            return found
+            yield other_taps, kernel_map
+
+
+def _derive(
+    sites: Sites, geometry: Geometry, taps: Tensor | None, taps_key: bytes | None, target: Sites | None
+) -> tuple[KernelMap, Sites] | None:
+    """The map from a cached one that has its taps, without a search; None where there is none.
+
+    Pairs are sorted by (tap, output row) and do not depend on other taps: a subset's are segments of the whole's.
+    """
+    partners = dict(_partners(sites, geometry, target))
+    if target is not None and taps_key in partners:
+        return partners[taps_key].reverse(), target
+    target_id = None if target is None else id(target)
+    mirrored = _mirrored(geometry, taps)
+    for held_key, kernel_map, there in _siblings(sites, geometry, target_id):
+        places = _places(geometry, taps_key, held_key)
+        if places is not None:
+            return kernel_map.select(places, mirrored), there
+    if target is not None:
+        for held_key, kernel_map in partners.items():
+            places = _places(geometry, taps_key, held_key)
+            if places is not None:
+                return kernel_map.reverse().select(places), target
     return None
+
+
+def _places(geometry: Geometry, wanted: bytes | None, held: bytes | None) -> list[int] | None:
+    """Where each of the wanted taps stands in the list of held ones, None = all taps; None unless all of them do."""
+    width = 4 * geometry.ndim  # bytes of a tap
+    wanted, held = (_all_taps_key(geometry) if key is None else key for key in (wanted, held))
+    if len(wanted) > len(held):
+        return None
+    place = {held[at : at + width]: at // width for at in range(0, len(held), width)}
+    places = [place.get(wanted[at : at + width], -1) for at in range(0, len(wanted), width)]
+    return None if -1 in places else places
+
+
+@functools.lru_cache(maxsize=64)
+def _all_taps_key(geometry: Geometry) -> bytes:
+    return tap_key(geometry.all_taps())
+
+
+def _all_taps_pay(sites: Sites, geometry: Geometry, taps: Tensor, target_id: int | None) -> bool:
+    """Whether to build the map of all taps, to derive all further ones from it, instead of one of `taps`.
+
+    Half the taps take about as long to search as all of them. A layer alone with its geometry is spared the memory of taps that
+    it has not, except in a symmetric kernel, whose map is found by halves while an unsymmetric list's is not. Where others have
+    been here, it is time once the taps built list by list make up half the kernel: work and memory stay within a small multiple
+    of what was asked for, whatever comes next, also for a few taps of a large kernel.
+    """
+    built = sum(kernel_map.taps for _, kernel_map, _ in _siblings(sites, geometry, target_id))
+    alone = built == 0 and not (geometry.mirror_symmetric and not _mirrored(geometry, taps))
+    return not alone and built + len(taps) >= geometry.volume // 2
+
+
+def _mirrored(geometry: Geometry, taps: Tensor | None) -> bool:
+    """Whether tap t and tap K - 1 - t of the list are opposite, which makes the map its own reverse."""
+    if taps is None or not geometry.submanifold:
+        return geometry.mirror_symmetric
+    if torch.compiler.is_compiling():
+        return False  # a graph does not depend on the values of taps
+    both = taps.long() + taps.flip(0)  # of two opposite taps, whose cells are tap * dilation - padding
+    return bool((both * torch.tensor(geometry.dilation) == 2 * torch.tensor(geometry.padding)).all())
 
 
 def _check(sites: Sites, geometry: Geometry, target: Sites | None) -> None:
@@ -120,7 +199,11 @@ def _build(
     sites: Sites, geometry: Geometry, taps: Tensor | None, target: Sites | None, method: str
 ) -> tuple[KernelMap, Sites]:
     out_sites, pairs, tap_offsets = map_builder.build(sites, geometry, taps, target, method)
-    mirrored = taps is None and geometry.mirror_symmetric and out_sites is sites
+    if not torch.compiler.is_compiling():
+        # Layers that differ in their taps share one object of output sites, whose cache then serves what follows any of them.
+        target_id = None if target is None else id(target)
+        out_sites = next((there for _, _, there in _siblings(sites, geometry, target_id)), out_sites)
+    mirrored = _mirrored(geometry, taps)
     return KernelMap.trusted(pairs, tap_offsets, sites.coords, out_sites.coords, mirrored), out_sites
 
 

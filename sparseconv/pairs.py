@@ -122,6 +122,15 @@ class KernelMap:
             self._reverse._origin = weakref.ref(self)
         return self._reverse
 
+    def select(self, taps: list[int], mirrored: bool = False) -> KernelMap:
+        """The map of these of its taps, in this order; `mirrored`: whether that list is. Copies their segments, finds nothing."""
+        starts = self.tap_offsets.tolist()
+        segments = [self.pairs[starts[t] : starts[t + 1]] for t in taps]
+        offsets = self.tap_offsets.new_zeros(len(taps) + 1)
+        torch.cumsum(self.tap_offsets.diff()[taps], 0, out=offsets[1:])
+        pairs = torch.cat([self.pairs[:0], *segments])
+        return KernelMap.trusted(pairs, offsets, self.in_coords, self.out_coords, mirrored)
+
     def reverse_arrays(self) -> tuple[Tensor, Tensor, bool]:
         """What the gradient of the input runs over: pairs, tap offsets, and whether segment s belongs to tap K - 1 - s."""
         if self.mirrored:

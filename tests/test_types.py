@@ -9,9 +9,39 @@ import copy
 import pytest
 import torch
 from engine import random_tensor
+from strategies import same_bits
 
 import sparseconv
 import sparseconv.nn as spnn
+
+
+@pytest.mark.parametrize(
+    "channels", [1, 2, 7, 15, 16, 17, 31, 32, 33, 48, 64, 96, 100, 128, 130, 300], ids=str
+)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("SubMConv3d", {"kernel_size": 3}),
+        ("SubMConv3d", {"kernel_size": 1}),
+        ("Conv3d", {"kernel_size": 2, "stride": 2}),
+        ("SubMConv3d", {"kernel_size": 3, "groups": 2}),
+    ],
+    ids=["submanifold", "1x1", "strided", "groups"],
+)
+def test_a_bfloat16_layer_is_the_float32_layer_rounded(
+    kind: str, options: dict[str, int], channels: int
+) -> None:
+    """Widening is exact and the sums are the same, so not one bit differs from float32 sums that are rounded once."""
+    groups = options.get("groups", 1)
+    x = random_tensor(3, 700, channels * groups, extent=10)
+    narrow = getattr(spnn, kind)(channels * groups, 24 * groups, **options).bfloat16()
+    wide = copy.deepcopy(narrow).float()
+    rounded = x.features.bfloat16()
+    got = narrow(x.replace(rounded)).features
+    same_bits(got.detach(), wide(x.replace(rounded.float())).features.detach().bfloat16())
+    if narrow.weight.shape[0] == 1:  # one tap is a plain product
+        exact = rounded.double() @ narrow.weight[0].detach().double() + narrow.bias.detach().double()
+        assert ((got - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
 
 
 @pytest.mark.parametrize("kind", ["SubMConv3d", "Conv3d", "ConvTranspose3d"])

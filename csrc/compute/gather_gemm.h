@@ -40,47 +40,6 @@ struct ColumnPart {
 };
 
 template <class S>
-struct GatherGemm;
-
-// The input rows that the pairs of a block read, in the accumulation type, where they can be had at once: the features themselves,
-// or, of a narrow type, the whole range of rows widened, if it is not much more than what is read. A row is read by several taps,
-// and widening it for each costs a quarter of the time at C = 64.
-template <class S>
-struct WideRows {
-    using A = Acc<S>;
-    const A* row_zero = nullptr;  // where row 0 would lie
-
-    WideRows(const GatherGemm<S>& gemm, const int64_t* first, const int64_t* counts) {
-        if constexpr (sizeof(S) == sizeof(A)) {
-            row_zero = gemm.features;
-        } else {
-            if (is_depthwise(gemm.s)) return;
-            int32_t low = INT32_MAX, high = -1;
-            int64_t read = 0;
-            for (int64_t t = 0; t < gemm.pairs.taps; ++t) {
-                const Pair* list = gemm.pairs.data + first[t];
-                for (int64_t p = 0; p < counts[t]; ++p) {
-                    low = list[p].in < low ? list[p].in : low;
-                    high = list[p].in > high ? list[p].in : high;
-                }
-                read += counts[t];
-            }
-            if (read == 0 || int64_t{high} - low >= read) return;
-            const int64_t c = gemm.s.c_in, count = int64_t{high} - low + 1;
-            rows = static_cast<A*>(allocate_aligned(count * c * static_cast<int64_t>(sizeof(A))));
-            widen_row<S>(gemm.features + low * c, count * c, rows);
-            row_zero = shifted(rows, -low * c);
-        }
-    }
-    ~WideRows() { free_aligned(rows); }
-    WideRows(const WideRows&) = delete;
-    WideRows& operator=(const WideRows&) = delete;
-
-   private:
-    A* rows = nullptr;
-};
-
-template <class S>
 struct GatherGemm {
     using A = Acc<S>;
     const ConvShape& s;
@@ -93,31 +52,26 @@ struct GatherGemm {
     const TapOrder order;
 
     // Sums rows [first_row, last_row) of the output, the columns of `part`, into `out`, whose first row is first_row. cursor[t] is the
-    // first pair of tap t whose out row is not below first_row; it is moved on to last_row.
-    void block(int64_t first_row, int64_t last_row, const ColumnPart& part, int64_t* cursor, A* out) const {
+    // first pair of tap t whose out row is not below first_row; it is moved on to last_row. stored: the whole output, into which the
+    // caller puts `out`, unless that is a part of it.
+    void block(int64_t first_row, int64_t last_row, const ColumnPart& part, int64_t* cursor, A* out, S* stored) const {
         const bool started = order.full >= 0 && s.c_in > 0 && !is_depthwise(s);
         if (!started) {
             start_rows(start + part.first_column, part.columns, last_row - first_row, out + part.first_column, s.c_out);
         }
         if (s.c_in == 0) return;
         A* const row_zero = shifted(out, -first_row * s.c_out);
-        const Scratch<int64_t> counts(pairs.taps);
-        for (int64_t t = 0; t < pairs.taps; ++t) {
-            counts.data[t] = count_below(pairs.data + cursor[t], pairs.tap_offsets[t + 1] - cursor[t], last_row);
-        }
-        const WideRows<S> wide(*this, cursor, counts.data);
         for (int64_t i = 0; i < pairs.taps; ++i) {
-            const int64_t t = order.taps.data[i], n = counts.data[t];
+            const int64_t t = order.taps.data[i],
+                          n = count_below(pairs.data + cursor[t], pairs.tap_offsets[t + 1] - cursor[t], last_row);
             const Pair* list = pairs.data + cursor[t];
             cursor[t] += n;
             if (n == 0) continue;
             const A* weight = packed + t * tap_size;
             if (is_depthwise(s)) {
                 depthwise_tap<S>(s.c_out, list, n, features, weight, row_zero);
-            } else if (wide.row_zero) {
-                rows(part, wide.row_zero, list, n, weight, row_zero, started && i == 0);
             } else {
-                scattered_rows(part, list, n, weight, row_zero, started && i == 0);
+                rows(part, list, n, weight, row_zero, stored, started && i == 0);
             }
         }
     }
@@ -131,23 +85,8 @@ struct GatherGemm {
     }
 
    private:
-    // The same as `rows` for input rows of a narrow type that lie far apart: widened pair by pair, a cacheful at a time.
-    void scattered_rows(const ColumnPart& part, const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
-        const int64_t most = max_of(16, Tiling<A>::widened_rows_bytes / (s.c_in * static_cast<int64_t>(sizeof(A))));
-        const Scratch<A> wide(min_of(most, n) * s.c_in);
-        const Scratch<Pair> numbered(min_of(most, n));
-        for (int64_t p = 0; p < n; p += most) {
-            const int64_t some = min_of(most, n - p);
-            for (int64_t r = 0; r < some; ++r) {
-                widen_row<S>(features + list[p + r].in * s.c_in, s.c_in, wide.data + r * s.c_in);
-                numbered.data[r] = {static_cast<int32_t>(r), list[p + r].out};
-            }
-            rows(part, wide.data, numbered.data, some, weight, out, first);
-        }
-    }
-
     // Adds to the out rows the products of n pairs of one tap; `first` puts the start in place of what is there.
-    void rows(const ColumnPart& part, const A* x, const Pair* list, int64_t n, const A* weight, A* out, bool first) const {
+    void rows(const ColumnPart& part, const Pair* list, int64_t n, const A* weight, A* out, S* stored, bool first) const {
         for (int64_t g = 0; g < s.groups; ++g) {
             for (int64_t p = part.first_panel; p < part.last_panel; ++p) {
                 const int64_t registers = layout.registers(p), depth = Tiling<A>::depth(registers);
@@ -155,11 +94,11 @@ struct GatherGemm {
                 const A* panel = weight + g * layout.group_size() + layout.panel_offset(p);
                 for (int64_t k0 = 0; k0 < layout.k; k0 += depth) {
                     const bool fresh = first && k0 == 0;
-                    run_pairs<A>(
-                        registers,
-                        {x + g * layout.k + k0, s.c_in, panel + k0 * registers * layout.width, min_of(depth, layout.k - k0),
-                         (fresh ? start : out) + column, fresh ? 0 : s.c_out, out + column, s.c_out, layout.panel_columns(p)},
-                        list, n);
+                    run_pairs<S>(registers,
+                                 {features + g * layout.k + k0, s.c_in, panel + k0 * registers * layout.width,
+                                  min_of(depth, layout.k - k0), (fresh ? start : out) + column, fresh ? 0 : s.c_out, out + column,
+                                  s.c_out, layout.panel_columns(p), stored + column},
+                                 list, n);
                 }
             }
         }
@@ -188,10 +127,10 @@ void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S
         for (int64_t row = section * plan.section_rows; row < end; row += plan.block_rows) {
             const int64_t last_row = min_of(row + plan.block_rows, end);
             if constexpr (sizeof(S) == sizeof(A)) {
-                gemm.block(row, last_row, part, cursor.data, out + row * s.c_out);
+                gemm.block(row, last_row, part, cursor.data, out + row * s.c_out, out);
             } else {
                 const Scratch<A> sums((last_row - row) * s.c_out);
-                gemm.block(row, last_row, part, cursor.data, sums.data);
+                gemm.block(row, last_row, part, cursor.data, sums.data, out);
                 for (int64_t r = row; r < last_row; ++r) {
                     narrow_row<S>(sums.data + (r - row) * s.c_out + part.first_column, part.columns,
                                   out + r * s.c_out + part.first_column);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The register tile of gather_gemm: R gathered rows times a panel of NV registers of output channels. Rows are read in place, by
-// broadcast loads.
+// broadcast loads; rows of a narrow type are widened into the first-level cache, tile by tile.
 #pragma once
 
 #include "blocking.h"
@@ -10,9 +10,10 @@
 namespace sparseconv::SPARSECONV_ISA {
 
 // What the tiles of one panel of one tap share.
-template <class A>
+template <class S>
 struct Panel {
-    const A* x;  // input rows, at the first input channel of the panel
+    using A = Acc<S>;
+    const S* x;  // input rows, at the first input channel of the panel
     int64_t x_stride;
     const A* weight;  // [k][NV registers]
     int64_t k;
@@ -21,6 +22,7 @@ struct Panel {
     A* out;  // output rows, at the first output channel of the panel
     int64_t out_stride;
     int64_t columns;  // output channels, at most NV registers
+    S* stored;        // where `out` goes in the end: the same, or of a narrow type the rows that it is rounded into
 };
 
 // out[pair's out row] = start + x[pair's in row] * weight for `count` tiles of R pairs. Each sum is one chain of fused multiply-adds in
@@ -28,22 +30,33 @@ struct Panel {
 // register width, nor on the rows beside it, nor on where the input channels are cut.
 //
 // K > 0 fixes the number of input channels, which leaves no loop over them: it is the loop's overhead that limits few channels.
-template <class A, int R, int NV, int K, bool Whole, bool Prefetch>
-void run_tiles(const Panel<A>& panel, const Pair* pairs, int64_t count) {
+template <class S, int R, int NV, int K, bool Whole, bool Prefetch>
+void run_tiles(const Panel<S>& panel, const Pair* pairs, int64_t count) {
+    using A = Acc<S>;
     using V = Simd<A>;
+    constexpr bool narrow = sizeof(S) != sizeof(A);
     constexpr int line = kLine<A>;
     // A copy, which stores to `out` cannot change.
-    const auto [x, x_stride, weight, k, start, start_stride, out, out_stride, columns] = panel;
+    const auto [x, x_stride, weight, k, start, start_stride, out, out_stride, columns, stored] = panel;
     constexpr int held = kWide && K * NV <= 16 ? K * NV : 0;  // weights that stay in registers
     typename V::Reg kept[held > 0 ? held : 1];
     SPARSECONV_UNROLL
     for (int i = 0; i < held; ++i) kept[i] = V::load(weight + i * V::width);
+    constexpr int64_t wide_stride = narrow ? round_up(K > 0 ? K : Tiling<A>::depth(NV), 2 * V::width) : 1;
+    alignas(64) A wide[R * wide_stride];
+    const auto place = [](int64_t i) { return narrow ? split_place<A>(i) : i; };
     for (; count > 0; --count, pairs += R) {
         typename V::Reg acc[R][NV];
         const A* rows[R];
         SPARSECONV_UNROLL
         for (int r = 0; r < R; ++r) {
-            rows[r] = x + pairs[r].in * x_stride;
+            const S* row = x + pairs[r].in * x_stride;
+            if constexpr (narrow) {
+                split_row<S>(row, K > 0 ? K : k, wide + r * wide_stride);
+                rows[r] = wide + r * wide_stride;
+            } else {
+                rows[r] = row;
+            }
             asm("" : "+r"(rows[r]));  // a pointer, not base + index: an operand with an index costs one more micro-operation
             const A* from = start + pairs[r].out * start_stride;
             SPARSECONV_UNROLL
@@ -53,36 +66,44 @@ void run_tiles(const Panel<A>& panel, const Pair* pairs, int64_t count) {
             }
         }
         const A* w = weight;
-        const auto step = [&](int64_t i) __attribute__((always_inline)) {
+        const auto step = [&](int64_t i, int64_t at) __attribute__((always_inline)) {
             typename V::Reg ws[NV];
             SPARSECONV_UNROLL
             for (int v = 0; v < NV; ++v) ws[v] = held > 0 ? kept[i * NV + v] : V::load(w + v * V::width);
             w += NV * V::width;
             SPARSECONV_UNROLL
             for (int r = 0; r < R; ++r) {
-                const typename V::Reg value = V::broadcast(rows[r] + i);
+                const typename V::Reg value = V::broadcast(rows[r] + at);
                 SPARSECONV_UNROLL
                 for (int v = 0; v < NV; ++v) acc[r][v] = V::fma(value, ws[v], acc[r][v]);
             }
         };
         if constexpr (K > 0) {
             SPARSECONV_UNROLL
-            for (int i = 0; i < K; ++i) step(i);
+            for (int i = 0; i < K; ++i) step(i, place(i));
         } else {
             int64_t i = 0;
             for (; i + line <= k; i += line) {
                 if (Prefetch && count > 1) {  // a line of each of the next tile's rows, spread over this tile's work
-                    SPARSECONV_UNROLL
-                    for (int r = 0; r < R; ++r) __builtin_prefetch(x + pairs[R + r].in * x_stride + i);
+                    const bool stored_line = !narrow || i % kLine<S> == 0;
+                    if (stored_line) {
+                        SPARSECONV_UNROLL
+                        for (int r = 0; r < R; ++r) __builtin_prefetch(x + pairs[R + r].in * x_stride + i);
+                    }
                     if (i < NV * V::width) {
                         SPARSECONV_UNROLL
                         for (int r = 0; r < R; ++r) __builtin_prefetch(out + pairs[R + r].out * out_stride + i, 1);
+                        // The first tap meets every row: what the block is rounded into in the end comes from memory meanwhile.
+                        if (narrow && stored_line && start_stride == 0) {
+                            SPARSECONV_UNROLL
+                            for (int r = 0; r < R; ++r) __builtin_prefetch(stored + pairs[R + r].out * out_stride + i, 1, 2);
+                        }
                     }
                 }
                 SPARSECONV_UNROLL
-                for (int u = 0; u < line; ++u) step(i + u);
+                for (int u = 0; u < line; ++u) step(i + u, place(i) + place(u));
             }
-            for (; i < k; ++i) step(i);
+            for (; i < k; ++i) step(i, place(i));
         }
         SPARSECONV_UNROLL
         for (int r = 0; r < R; ++r) {
@@ -99,36 +120,37 @@ void run_tiles(const Panel<A>& panel, const Pair* pairs, int64_t count) {
     }
 }
 
-template <class A>
-using TileFunction = void (*)(const Panel<A>&, const Pair*, int64_t);
+template <class S>
+using TileFunction = void (*)(const Panel<S>&, const Pair*, int64_t);
 
 // Tiles of 1 .. Most rows without prefetching, for the end of a list of pairs and for panels that end within a register.
-template <class A, int NV, bool Whole, int Most>
+template <class S, int NV, bool Whole, int Most>
 struct Tiles {
-    TileFunction<A> of[Most + 1] = {};
+    TileFunction<S> of[Most + 1] = {};
     constexpr Tiles() { fill<1>(); }
 
    private:
     template <int R>
     constexpr void fill() {
-        of[R] = &run_tiles<A, R, NV, 0, Whole, false>;
+        of[R] = &run_tiles<S, R, NV, 0, Whole, false>;
         if constexpr (R < Most) fill<R + 1>();
     }
 };
 
-template <class A, int NV>
-void run_pairs(const Panel<A>& panel, const Pair* pairs, int64_t n) {
+template <class S, int NV>
+void run_pairs(const Panel<S>& panel, const Pair* pairs, int64_t n) {
+    using A = Acc<S>;
     constexpr int R = Tiling<A>::rows(NV);
-    static constexpr Tiles<A, NV, true, R - 1> whole;
-    static constexpr Tiles<A, NV, false, R> partial;
+    static constexpr Tiles<S, NV, true, R - 1> whole;
+    static constexpr Tiles<S, NV, false, R> partial;
     const int64_t full = n / R, rest = n % R;
     if (panel.columns == NV * Simd<A>::width) {
         if (panel.k == 16) {
-            run_tiles<A, R, NV, 16, true, false>(panel, pairs, full);
+            run_tiles<S, R, NV, 16, true, false>(panel, pairs, full);
         } else if (panel.k == 32) {
-            run_tiles<A, R, NV, 32, true, false>(panel, pairs, full);
+            run_tiles<S, R, NV, 32, true, false>(panel, pairs, full);
         } else {
-            run_tiles<A, R, NV, 0, true, true>(panel, pairs, full);
+            run_tiles<S, R, NV, 0, true, true>(panel, pairs, full);
         }
         if (rest > 0) whole.of[rest](panel, pairs + full * R, 1);
     } else {
@@ -138,14 +160,14 @@ void run_pairs(const Panel<A>& panel, const Pair* pairs, int64_t n) {
 }
 
 // The same for a panel of `registers`.
-template <class A>
-SPARSECONV_INLINE void run_pairs(int64_t registers, const Panel<A>& panel, const Pair* pairs, int64_t n) {
-    if (registers == 1) return run_pairs<A, 1>(panel, pairs, n);
-    if constexpr (Tiling<A>::most_registers > 2) {
-        if (registers == 3) return run_pairs<A, 3>(panel, pairs, n);
-        if (registers == 4) return run_pairs<A, 4>(panel, pairs, n);
+template <class S>
+SPARSECONV_INLINE void run_pairs(int64_t registers, const Panel<S>& panel, const Pair* pairs, int64_t n) {
+    if (registers == 1) return run_pairs<S, 1>(panel, pairs, n);
+    if constexpr (Tiling<Acc<S>>::most_registers > 2) {
+        if (registers == 3) return run_pairs<S, 3>(panel, pairs, n);
+        if (registers == 4) return run_pairs<S, 4>(panel, pairs, n);
     }
-    run_pairs<A, 2>(panel, pairs, n);
+    run_pairs<S, 2>(panel, pairs, n);
 }
 
 }  // namespace sparseconv::SPARSECONV_ISA

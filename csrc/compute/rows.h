@@ -34,8 +34,8 @@ struct Scratch {
 
 SPARSECONV_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 SPARSECONV_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-SPARSECONV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-SPARSECONV_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+SPARSECONV_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+SPARSECONV_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // p + elements where the result alone need not lie in an array: the address that row 0 would have.
 template <class T>
