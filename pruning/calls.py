@@ -40,6 +40,7 @@ class Call:
         pairs, tap_offsets: of the kernel map, int32 [P, 2] and int64 [K + 1]; None unless kind is "conv".
         groups: of the channels.
         macs: multiply-accumulates, exact: the sum over taps of pairs * C_in * C_out / groups.
+        window: of a dense convolution: (stride, padding, dilation, transposed, output_padding); None for other kinds.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Call:
     tap_offsets: Tensor | None
     groups: int
     macs: int
+    window: tuple[Any, ...] | None = None
 
 
 class CallObserver(TorchDispatchMode):
@@ -61,7 +63,7 @@ class CallObserver(TorchDispatchMode):
         self._views: dict[int, tuple[Tensor, str]] = {}  # views of weights; kept, so that their ids stay theirs
         self._on_call = on_call
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.observe(func._schema.name, args, out)
         return out
@@ -101,7 +103,7 @@ class CallObserver(TorchDispatchMode):
             if name is None:
                 return None
             cells = (features if transposed else out)[:, 0].numel()
-            return Call(name, DENSE, features, out, None, None, groups, cells * weight.numel())
+            return Call(name, DENSE, features, out, None, None, groups, cells * weight.numel(), tuple(args[3:8]))
         return None
 
 
