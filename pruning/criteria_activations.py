@@ -128,7 +128,7 @@ class Wanda(Criterion):
     Args:
         per_row: rank within each output channel, as in the paper: the score is the share of the channel's units that come before,
             so that a ratio takes the same share of every output channel. For units that belong to one output channel each:
-            `FineGrained` and `NM`.
+            `FineGrained`, `NM`, `Kernels`.
 
     Source: Sun et al., "A simple and effective pruning approach for large language models" (ICLR 2024).
     """
@@ -190,5 +190,5 @@ def _outputs(context: Context, units: Units) -> Tensor:
         if torch.equal(*ends):
             return ends[0]
     raise ValueError(
-        f"Wanda: per_row=True takes units of a single output channel (FineGrained, NM), got those of {units.name}"
+        f"Wanda: per_row=True takes units of a single output channel (FineGrained, NM, Kernels), got those of {units.name}"
     )

@@ -160,6 +160,10 @@ class Moments:
         self.blocks /= max(self.rows, 1)
         return self
 
+    def dead(self) -> Tensor:
+        """Inputs that are zero in all rows: bool [B, S]."""
+        return self.blocks.diagonal(dim1=1, dim2=2) == 0
+
     def weight(self, weight: Tensor) -> Tensor:
         """A weight in the form that the blocks multiply: float64 [B, S, P] on the CPU."""
         return columns(self.layer, weight.detach().cpu().double()).reshape(*self.blocks.shape[:2], -1)

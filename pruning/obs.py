@@ -59,6 +59,7 @@ class OBS(Criterion):
         for number, found, hessians in self._hessians(context, groups):
             units = groups[number]
             weight = found.weight(context.model.get_parameter(found.layer.weight))
+            weight = weight.masked_fill(found.dead()[..., None], 0)  # worth nothing
             values = torch.stack(
                 [_saliency(h, w, units.blocks) for h, w in zip(hessians, weight, strict=True)]
             )
@@ -117,7 +118,7 @@ def damped(hessians: Tensor, damping: float, name: str) -> Tensor:
         ValueError: if H then is not positive definite.
     """
     diagonal = hessians.diagonal(dim1=1, dim2=2)
-    dead = diagonal == 0
+    dead = diagonal == 0  # as in Moments.dead
     mean = diagonal.sum(1) / (~dead).sum(1).clamp(min=1)
     result = hessians + torch.diag_embed(torch.where(dead, 1.0, damping * mean[:, None]))
     if bool(torch.linalg.cholesky_ex(result)[1].any()):

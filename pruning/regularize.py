@@ -93,9 +93,10 @@ class NormScale(Criterion):
                 m for m in units.members if m.scored and id(context.model.get_parameter(m.tensor)) in known
             ]
             if not own:
-                channels = [m.unit for m in units.members if m.scored and m.axis is not None and m.axis > 0]
+                channels = any(m.scored and m.axis is not None and m.axis > 0 for m in units.members)
+                layers = ", ".join(units.layers)
                 hint = (
-                    f"leave it out by ignore=[{units.layers[0]!r}]"
+                    f"leave it out by ignore=, naming one of {layers}"
                     if channels
                     else "use granularity=Channels()"
                 )
