@@ -85,7 +85,7 @@ class OBD(Criterion):
         result = [torch.zeros(u.count, dtype=torch.float64) for u in groups]
         for weights, grads in gradients(context, groups):
             saliency = {
-                name: (weights[name].double() * g.double()).square().cpu() for name, g in grads.items()
+                name: (weights[name].detach().double() * g.double()).square().cpu() for name, g in grads.items()
             }
             for score, units in zip(result, groups, strict=True):
                 score += units.sums(_of(units, saliency)) / (2 * len(context.scans))

@@ -36,7 +36,7 @@ class OBS(Criterion):
         largest: the highest K * C_in / g for an H over all taps; above it each tap has its own, as if taps had nothing in common.
         exact: the highest size of H for the optimal update, which solves a system for every output channel; above it the sweep.
         memory: bytes of H held at once, which also are those of one layer where it takes more: 8 * largest^2 at most. About four
-            times that much is in use while a layer is worked on. The network runs over the scans once for every `memory` bytes.
+            times one layer's are in use while it is worked on. The network runs over the scans once for every `memory` bytes.
 
     Sources: Hassibi and Stork, "Optimal brain surgeon" (NIPS 1992); Frantar and Alistarh, "SparseGPT" (ICML 2023).
     """
@@ -96,7 +96,7 @@ class OBS(Criterion):
         for found in moments(
             context, list(numbers), rows=self.rows, largest=self.largest, memory=self.memory, by_tap=True
         ):
-            yield numbers[found.layer.weight], found, damped(found.blocks * 2, self.damping, found.layer.name)
+            yield numbers[found.layer.weight], found, damped(found, self.damping, scale=2)
 
 
 def _single_weights(context: Context, units: Units) -> str:
@@ -111,19 +111,19 @@ def _single_weights(context: Context, units: Units) -> str:
     )
 
 
-def damped(hessians: Tensor, damping: float, name: str) -> Tensor:
-    """H [B, S, S] with `damping` times the mean of its diagonal added to it, and 1 for inputs that are always zero.
+def damped(found: Moments, damping: float, scale: float = 1.0) -> Tensor:
+    """`scale` times the moments [B, S, S], `damping` times the mean of their diagonal added to it; 1 for inputs that are always zero.
 
     Raises:
-        ValueError: if H then is not positive definite.
+        ValueError: if they then are not positive definite.
     """
-    diagonal = hessians.diagonal(dim1=1, dim2=2)
-    dead = diagonal == 0  # as in Moments.dead
+    result = found.blocks * scale
+    diagonal, dead = result.diagonal(dim1=1, dim2=2), found.dead()
     mean = diagonal.sum(1) / (~dead).sum(1).clamp(min=1)
-    result = hessians + torch.diag_embed(torch.where(dead, 1.0, damping * mean[:, None]))
+    diagonal += torch.where(dead, 1.0, damping * mean[:, None])
     if bool(torch.linalg.cholesky_ex(result)[1].any()):
         raise ValueError(
-            f"{name}: the inputs do not determine all of its weights: raise damping={damping!r} or give more scans"
+            f"{found.layer.name}: the inputs do not determine all of its weights: raise damping={damping!r} or give more scans"
         )
     return result
 

@@ -88,7 +88,7 @@ class _Regression(Criterion):
             gone = ~stays[found.layer.weight]
             weight = found.weight(old)
             goes = gone.repeat(weight.shape[1] // len(gone))[:, None].expand(weight.shape[1:])
-            hessians = damped(found.blocks, self.damping, found.layer.name)
+            hessians = damped(found, self.damping)
             new = torch.stack([optimal(h, w, goes) for h, w in zip(hessians, weight, strict=True)])
             result[found.layer.weight] = found.back(new).to(old.dtype).to(old.device)
         return result

@@ -100,6 +100,18 @@ def test_scans_are_pooled_by_rows_and_rows_are_sampled_evenly() -> None:
     np.testing.assert_allclose(score.view(-1, 3).numpy(), expected, rtol=1e-9)
 
 
+def test_rows_are_gathered_in_chunks(monkeypatch) -> None:
+    model, x, _ = submanifold()
+    dense, image = nn.Sequential(nn.Conv2d(4, 6, 3)).double(), torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    for net, sample in ((model, x), (dense, image)):
+        groups, _ = FineGrained().units(net, analyze(net, [sample]))
+        whole = OBS().scores(context(net, [sample]), groups)[0]
+        monkeypatch.setattr("sparseconv.pruning.gathered._CHUNK", 8 * 54 * 7)
+        parts = OBS().scores(context(net, [sample]), groups)[0]
+        monkeypatch.undo()
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=0)
+
+
 def test_large_layers_have_a_hessian_for_each_tap() -> None:
     model, x, rows = submanifold()
     groups, _ = FineGrained().units(model, analyze(model, [x]))
