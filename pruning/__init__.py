@@ -10,14 +10,19 @@ A pruning run is four choices that combine freely: a granularity (what a unit is
 """
 
 from .analysis import Analysis, Layer, analyze
-from .criteria import Context, Criterion, Loss, Magnitude, Random, Taylor
+from .criteria import Context, Criterion, Loss, Magnitude, Random
+from .criteria_activations import ActivationNorm, APoZ, Wanda
+from .criteria_gradients import OBD, Taylor
 from .finetune import HeldMasks, fine_tune
 from .granularity import NM, Channels, FineGrained, Granularity, Kernels, Offsets, Vectors
 from .make_plan import make_plan
+from .obs import OBS
 from .plan import Entry, Plan, Step
 from .points import Points
 from .profile import Profile, profile
 from .ratios import Global, Macs, PerLayer, Ratio, Uniform
+from .regression import Lasso, ThiNet
+from .regularize import NormScale, group_penalty, l1_penalty, l2_penalty, slimming_penalty
 from .report import Report
 from .schedules import Cubic, Iterative, OneShot, Schedule, prune
 from .sensitivity import Sensitivity, sensitivity_scan
@@ -26,6 +31,10 @@ from .units import Member, Units
 
 __all__ = [
     "NM",
+    "OBD",
+    "OBS",
+    "APoZ",
+    "ActivationNorm",
     "Analysis",
     "Channels",
     "Context",
@@ -38,11 +47,13 @@ __all__ = [
     "HeldMasks",
     "Iterative",
     "Kernels",
+    "Lasso",
     "Layer",
     "Loss",
     "Macs",
     "Magnitude",
     "Member",
+    "NormScale",
     "Offsets",
     "OneShot",
     "PerLayer",
@@ -56,15 +67,21 @@ __all__ = [
     "Sensitivity",
     "Step",
     "Taylor",
+    "ThiNet",
     "Uniform",
     "Units",
     "Vectors",
+    "Wanda",
     "analyze",
     "fine_tune",
+    "group_penalty",
+    "l1_penalty",
+    "l2_penalty",
     "load",
     "make_plan",
     "profile",
     "prune",
     "save",
     "sensitivity_scan",
+    "slimming_penalty",
 ]

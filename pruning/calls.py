@@ -40,6 +40,7 @@ class Call:
         pairs, tap_offsets: of the kernel map, int32 [P, 2] and int64 [K + 1]; None unless kind is "conv".
         groups: of the channels.
         macs: multiply-accumulates, exact: the sum over taps of pairs * C_in * C_out / groups.
+        window: of a dense convolution: (stride, padding, dilation, transposed, output_padding); None for other kinds.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Call:
     tap_offsets: Tensor | None
     groups: int
     macs: int
+    window: tuple[Any, ...] | None = None
 
 
 class CallObserver(TorchDispatchMode):
@@ -103,7 +105,9 @@ class CallObserver(TorchDispatchMode):
             if name is None:
                 return None
             cells = (features if transposed else out)[:, 0].numel()
-            return Call(name, DENSE, features, out, None, None, groups, cells * weight.numel())
+            return Call(
+                name, DENSE, features, out, None, None, groups, cells * weight.numel(), tuple(args[3:8])
+            )
         return None
 
 

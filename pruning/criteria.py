@@ -70,14 +70,13 @@ class Magnitude(Criterion):
         powers: dict[str, Tensor] = {}
         result = []
         for units in groups:
-            total = torch.zeros(units.count, dtype=torch.float64)
             for member in units.members:
-                if member.scored:
-                    if member.tensor not in powers:
-                        weight = context.model.get_parameter(member.tensor).detach().cpu().double()
-                        powers[member.tensor] = weight.abs().pow(self.p)
-                    total += units.total(powers[member.tensor], member)
-            result.append(total.pow(1 / self.p))
+                if member.scored and member.tensor not in powers:
+                    weight = context.model.get_parameter(member.tensor).detach().cpu().double()
+                    powers[member.tensor] = weight.abs().pow(self.p)
+            result.append(
+                units.sums({m.tensor: powers[m.tensor] for m in units.members if m.scored}).pow(1 / self.p)
+            )
         return result
 
 
@@ -91,65 +90,3 @@ class Random(Criterion):
         """See `Criterion.scores`."""
         generator = torch.Generator().manual_seed(self.seed)
         return [torch.rand(u.count, generator=generator, dtype=torch.float64) for u in groups]
-
-
-@dataclass(frozen=True)
-class Taylor(Criterion):
-    """The change of the loss when a unit goes, to first order: the mean over scans of (sum over the unit of g * w)^2.
-
-    Needs `loss`. Source: Molchanov et al., "Importance estimation for neural network pruning" (CVPR 2019), equation 8.
-    """
-
-    def scores(self, context: Context, groups: Sequence[Units]) -> list[Tensor]:
-        """See `Criterion.scores`."""
-        result = [torch.zeros(u.count, dtype=torch.float64) for u in groups]
-        for products in gradients(context, groups, lambda w, g: w * g):
-            for score, units in zip(result, groups, strict=True):
-                change = torch.zeros(units.count, dtype=torch.float64)
-                for member in units.members:
-                    if member.tensor in products:
-                        change += units.total(products[member.tensor], member)
-                score += change.square() / len(context.scans)
-        return result
-
-
-def gradients(context: Context, groups: Sequence[Units], combine: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    """For every scan, `combine(weight, gradient of the loss)` of every scored tensor of the groups, float64, by name.
-
-    Gradients are taken in evaluation mode and leave nothing behind in the model.
-
-    Raises:
-        ValueError: without a loss, or one that is not a finite scalar.
-    """
-    if context.loss is None:
-        raise ValueError(
-            "this criterion takes gradients: pass loss=, a function (model, scan) -> scalar tensor"
-        )
-    names = list(dict.fromkeys(m.tensor for u in groups for m in u.members if m.scored))
-    parameters = [context.model.get_parameter(name) for name in names]
-    learns = [p.requires_grad for p in parameters]
-    modes = [(module, module.training) for module in context.model.modules()]
-    context.model.eval()
-    for p in parameters:
-        p.requires_grad_(True)
-    try:
-        for scan in context.scans:
-            with torch.enable_grad():
-                loss = context.loss(context.model, scan)
-                if not isinstance(loss, Tensor) or loss.numel() != 1:
-                    raise ValueError(
-                        f"loss must return a scalar tensor, got {getattr(loss, 'shape', type(loss).__name__)}"
-                    )
-                if not bool(torch.isfinite(loss.detach()).all()):
-                    raise ValueError(f"loss must be finite, got {loss.item()}")
-                grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-            yield {
-                name: combine(p.detach().cpu().double(), g.cpu().double())
-                for name, p, g in zip(names, parameters, grads, strict=True)
-                if g is not None
-            }
-    finally:
-        for p, learn in zip(parameters, learns, strict=True):
-            p.requires_grad_(learn)
-        for module, mode in modes:
-            module.training = mode

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -70,6 +71,35 @@ class Units:
         result = torch.zeros(self.count + 1, dtype=torch.float64)
         result.index_add_(0, torch.where(unit < 0, self.count, unit), values.detach().double().reshape(-1))
         return result[: self.count]
+
+    def sums(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The sum of `values` (by tensor name, of the tensors' shapes) over the scored elements of each unit: float64 [count].
+
+        Differentiable. An element that a unit owns twice, by its input and by its output channel, counts once.
+        """
+        device = next((v.device for v in values.values()), torch.device("cpu"))
+        result = torch.zeros(self.count + 1, dtype=torch.float64, device=device)
+        for name, value in values.items():
+            for unit in self.owners(name, value.ndim):
+                flat = unit.expand(value.shape).reshape(-1).to(device)
+                result = result.index_add(
+                    0, torch.where(flat < 0, self.count, flat), value.double().reshape(-1)
+                )
+        return result[: self.count]
+
+    def owners(self, name: str, ndim: int) -> list[Tensor]:
+        """Who owns a tensor's elements: int64 units that broadcast to it, -1 = none, one tensor for each scored member.
+
+        Where several members give an element to the same unit, all but the first have -1.
+        """
+        found: list[Tensor] = []
+        for member in self.members:
+            if member.tensor == name and member.scored:
+                unit = member.spread(ndim)
+                for other in found:
+                    unit = torch.where(unit == other, -1, unit)
+                found.append(unit)
+        return found
 
     def mask(self, removed: Tensor, member: Member, shape: torch.Size) -> Tensor:
         """bool of the tensor's shape: False where an element belongs to a removed unit (bool [count])."""
