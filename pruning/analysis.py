@@ -117,7 +117,9 @@ def analyze(
                     outputs = call(model, scan, forward)
                 follower.finish(outputs)
     if not result.layers:
-        raise ValueError("analyze: the model multiplies by none of its parameters; is it a compiled or scripted one?")
+        raise ValueError(
+            "analyze: the model multiplies by none of its parameters; is it a compiled or scripted one?"
+        )
     result.maps = maps.shared()
     result.channels, result.left = channel_groups(model, ids, tensors, _costs(model, result.layers.values()))
     if verify and result.channels:
@@ -129,7 +131,9 @@ def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
     for x in scan if isinstance(scan, tuple) else (scan,):
         features = x.features if isinstance(x, SparseTensor) else x
         if isinstance(features, Tensor) and features.ndim > 1:
-            follower.carry(features, [None, follower.foreign(features.shape[1]), *[None] * (features.ndim - 2)])
+            follower.carry(
+                features, [None, follower.foreign(features.shape[1]), *[None] * (features.ndim - 2)]
+            )
 
 
 def _costs(model: nn.Module, layers: Iterable[Layer]) -> dict[tuple[str, int], float]:
@@ -230,9 +234,7 @@ def keep_of(groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, dic
     return {name: axes for name, axes in cuts.items() if not all(bool(s.all()) for s in axes.values())}
 
 
-def masks_of(
-    model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]
-) -> dict[str, Tensor]:
+def masks_of(model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, Tensor]:
     """Masks of all scored tensors, bool of their shapes: False where an element belongs to a removed unit."""
     masks: dict[str, Tensor] = {}
     for units, gone in zip(groups, removed, strict=True):
@@ -266,7 +268,9 @@ def _verify(model: nn.Module, scan: Any, forward: Forward | None, result: Analys
 
 def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Sequence[Units]) -> str | None:
     """What is wrong when the first unit of every group is removed; None where it equals the unit at zero."""
-    gone = [torch.arange(u.count) == 0 if u.count > 1 else torch.zeros(u.count, dtype=torch.bool) for u in groups]
+    gone = [
+        torch.arange(u.count) == 0 if u.count > 1 else torch.zeros(u.count, dtype=torch.bool) for u in groups
+    ]
     masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
     zero(masked, masks_of(model, groups, gone))
     cut(smaller, keep_of(groups, gone))

@@ -58,10 +58,12 @@ class CallObserver(TorchDispatchMode):
     def __init__(self, model: nn.Module, on_call: Callable[[Call], None]) -> None:
         super().__init__()
         self.names = {id(p): name for name, p in model.named_parameters()}
-        self._views: dict[int, tuple[Tensor, str]] = {}  # views of weights; kept, so that their ids stay theirs
+        self._views: dict[
+            int, tuple[Tensor, str]
+        ] = {}  # views of weights; kept, so that their ids stay theirs
         self._on_call = on_call
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.observe(func._schema.name, args, out)
         return out

@@ -48,7 +48,9 @@ class _Blocks(Granularity):
             count = int(unit.max()) + 1 if unit.numel() else 0
             member = Member(layer.weight, from_canonical(layer, unit, weight.shape))
             cost = _element_costs(layer, unit, count)
-            found.append(Units(layer.name, count, (member,), (layer.name,), cost, keep=0, blocks=self._pattern()))
+            found.append(
+                Units(layer.name, count, (member,), (layer.name,), cost, keep=0, blocks=self._pattern())
+            )
         return found, left
 
     def _refuses(self, shape: torch.Size) -> str | None:  # noqa: ARG002  a hook
@@ -134,7 +136,7 @@ class NM(_Blocks):
 class Offsets(Granularity):
     """The taps of a kernel ("Not all neighbors matter", AAAI 2023).
 
-    shared: one choice for all layers that compute over one kernel map, inverse convolutions included, so that the map shrinks too;
+    shared: one choice for all layers that compute over one kernel map, inverse convolutions included, so that the map shrinks;
     otherwise every layer keeps its own taps, which skips work but wants a map of its own for each choice. A ratio counts
     multiply-accumulates, which are known for each tap from the scans, and the taps that go first are those with the lowest
     importance for what they cost.
@@ -165,7 +167,9 @@ def _tap_units(model: nn.Module, layers: list[Layer]) -> Units:
     rows = {}
     for layer in layers:
         taps = model.get_buffer(f"{layer.name}.taps").tolist()
-        rows[layer.name] = torch.tensor([cells.setdefault(tuple(tap), len(cells)) for tap in taps], dtype=torch.int64)
+        rows[layer.name] = torch.tensor(
+            [cells.setdefault(tuple(tap), len(cells)) for tap in taps], dtype=torch.int64
+        )
     members, cost = [], torch.zeros(len(cells), dtype=torch.float64)
     for layer in layers:
         unit = rows[layer.name]
@@ -193,7 +197,9 @@ class Channels(Granularity):
 
     def __post_init__(self) -> None:
         if self.round_to < 1 or self.keep < 1:
-            raise ValueError(f"Channels: round_to and keep must be at least 1, got {self.round_to} and {self.keep}")
+            raise ValueError(
+                f"Channels: round_to and keep must be at least 1, got {self.round_to} and {self.keep}"
+            )
 
     def units(self, model: nn.Module, analysis: Analysis) -> tuple[list[Units], dict[str, str]]:  # noqa: ARG002
         """The groups that the analysis found."""

@@ -65,11 +65,14 @@ def make_plan(
     _check_scores(groups, scores)
     removed = chosen.choose(groups, scores, analysis)
     entries = tuple(
-        Entry(u.name, u.count, int(gone.sum()), float(u.cost[gone].sum())) for u, gone in zip(groups, removed, strict=True)
+        Entry(u.name, u.count, int(gone.sum()), float(u.cost[gone].sum()))
+        for u, gone in zip(groups, removed, strict=True)
     )
     updates = criterion.update(context, groups, removed)
     if granularity.removes:
-        return Plan((Step(*words, cuts=keep_of(groups, removed), entries=entries, left=left, updates=updates),))
+        return Plan(
+            (Step(*words, cuts=keep_of(groups, removed), entries=entries, left=left, updates=updates),)
+        )
     masks = masks_of(model, groups, removed)
     return Plan((Step(*words, masks=masks, entries=entries, left=left, updates=updates),))
 
@@ -81,7 +84,9 @@ def _check_types(granularity: object, criterion: object, ratio: object) -> None:
         ("ratio", ratio, Ratio),
     ):
         if not isinstance(value, expected):
-            names = " or ".join(t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,)))
+            names = " or ".join(
+                t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,))
+            )
             raise TypeError(f"make_plan: {label} must be a {names}, got {value!r}")
 
 
@@ -114,6 +119,10 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 def _check_scores(groups: Sequence[Units], scores: Sequence[Tensor]) -> None:
     for units, score in zip(groups, scores, strict=True):
         if score.shape != (units.count,):
-            raise ValueError(f"{units.name}: a criterion must score {units.count} units, got {list(score.shape)}")
+            raise ValueError(
+                f"{units.name}: a criterion must score {units.count} units, got {list(score.shape)}"
+            )
         if bool(score.isnan().any()):
-            raise ValueError(f"{units.name}: the importance of some units is NaN; are there NaNs in the weights or gradients?")
+            raise ValueError(
+                f"{units.name}: the importance of some units is NaN; are there NaNs in the weights or gradients?"
+            )

@@ -42,7 +42,7 @@ class Step:
         masks: parameter name -> bool of its shape, True = stays. Set to zero.
         points: layer name -> share of rows whose work is skipped.
         entries, left: for the table: what was chosen, and layers left as they were with the reason.
-        updates: new values of parameters before the cut, from criteria that make up for what goes; not part of the JSON, since the
+        updates: new values of parameters before the cut, from criteria that make up for what goes; not in the JSON, since the
             weights of a pruned network are stored with it.
     """
 
@@ -71,7 +71,7 @@ class Plan:
         """A pruned copy of `model`, which is not changed.
 
         Args:
-            remove: take out what can be taken out, so that the network is smaller and faster; otherwise only set it to zero, which
+            remove: take out what can be taken out, so that the network is smaller and faster; otherwise it is set to zero, which
                 gives the same outputs.
             values: also write the new weights that the criterion computed, if any; leave them where trained weights follow.
 
@@ -116,7 +116,9 @@ class Plan:
         try:
             data = json.loads(text)
             if not isinstance(data, dict) or data.get("format") != FORMAT:
-                raise ValueError(f"expected format {FORMAT}, got {data.get('format') if isinstance(data, dict) else data!r}")
+                raise ValueError(
+                    f"expected format {FORMAT}, got {data.get('format') if isinstance(data, dict) else data!r}"
+                )
             return Plan(tuple(_from_data(step) for step in data["steps"]))
         except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
             raise ValueError(f"not a pruning plan: {error}") from error
@@ -127,7 +129,9 @@ def _write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             tensor = tensor_of(model, name)
             if tensor.shape != value.shape:
-                raise ValueError(f"{name}: the plan's values are {list(value.shape)}, the model's {list(tensor.shape)}")
+                raise ValueError(
+                    f"{name}: the plan's values are {list(value.shape)}, the model's {list(tensor.shape)}"
+                )
             tensor.copy_(value)
 
 
@@ -153,7 +157,10 @@ def _table(step: Step) -> str:
     rows = [(e.name, str(e.units), str(e.units - e.removed), f"{e.macs / 1e6:.1f}") for e in step.entries]
     rows = [("group", "units", "kept", "MMACs less"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [head, *(f"{r[0]:<{widths[0]}}  " + "  ".join(f"{r[i]:>{widths[i]}}" for i in (1, 2, 3)) for r in rows)]
+    lines = [
+        head,
+        *(f"{r[0]:<{widths[0]}}  " + "  ".join(f"{r[i]:>{widths[i]}}" for i in (1, 2, 3)) for r in rows),
+    ]
     lines += [f"left: {name}: {reason}" for name, reason in step.left.items()]
     return "\n".join(lines)
 
@@ -164,10 +171,15 @@ def _to_data(step: Step) -> dict[str, Any]:
         "criterion": step.criterion,
         "ratio": step.ratio,
         "cuts": {
-            name: {str(axis): {"of": len(stays), "removed": (~stays).nonzero()[:, 0].tolist()} for axis, stays in axes.items()}
+            name: {
+                str(axis): {"of": len(stays), "removed": (~stays).nonzero()[:, 0].tolist()}
+                for axis, stays in axes.items()
+            }
             for name, axes in step.cuts.items()
         },
-        "masks": {name: {"shape": list(mask.shape), "stays": _pack(mask)} for name, mask in step.masks.items()},
+        "masks": {
+            name: {"shape": list(mask.shape), "stays": _pack(mask)} for name, mask in step.masks.items()
+        },
         "points": dict(step.points),
         "entries": [[e.name, e.units, e.removed, e.macs] for e in step.entries],
         "left": dict(step.left),
@@ -206,7 +218,9 @@ def _unpack(text: str, shape: Any, name: str) -> Tensor:
     sizes = [_size(n) for n in shape]
     count = int(np.prod(sizes, dtype=np.int64))
     reader = zlib.decompressobj()
-    packed = reader.decompress(base64.b64decode(text, validate=True), (count + 7) // 8 + 1)  # no more than the shape holds
+    packed = reader.decompress(
+        base64.b64decode(text, validate=True), (count + 7) // 8 + 1
+    )  # no more than the shape holds
     if len(packed) != (count + 7) // 8:
         raise ValueError(f"{name}: a mask of shape {sizes} takes {(count + 7) // 8} bytes, got {len(packed)}")
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=count) if count else np.empty(0, np.uint8)

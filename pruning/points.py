@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Points:
-    """Rows of submanifold layers with as many input as output channels; chosen anew in every pass by the mean of |x| over channels."""
+    """Rows of submanifold layers with as many input as output channels; chosen in every pass by the mean of |x| over channels."""
 
 
 class _SkipsPoints:
@@ -81,7 +81,11 @@ def important_rows(x: SparseTensor, ratio: float) -> Tensor:
     importance = x.features.detach().abs().mean(dim=1)
     works = torch.ones(len(x), dtype=torch.bool, device=x.device)
     for sample in range(x.batch_size):
-        rows = (x.coords[:, 0] == sample).nonzero()[:, 0] if x.batch_size > 1 else torch.arange(len(x), device=x.device)
+        rows = (
+            (x.coords[:, 0] == sample).nonzero()[:, 0]
+            if x.batch_size > 1
+            else torch.arange(len(x), device=x.device)
+        )
         order = torch.argsort(importance[rows], stable=True, descending=True)
         works[rows[order[len(rows) - round(ratio * len(rows)) :]]] = False
     return works
@@ -116,7 +120,12 @@ def skip_points(model: nn.Module, ratios: Mapping[str, float]) -> None:
 
 
 def points_step(
-    model: nn.Module, granularity: Points, ratio: Any, analysis: Analysis, words: tuple[str, str, str], ignore: Sequence[str]
+    model: nn.Module,
+    granularity: Points,
+    ratio: Any,
+    analysis: Analysis,
+    words: tuple[str, str, str],
+    ignore: Sequence[str],
 ) -> Step:
     """The step of a plan that skips rows."""
     from .plan import Entry, Step
@@ -131,10 +140,14 @@ def points_step(
             continue
         if getattr(module, "in_channels", 0) != getattr(module, "out_channels", 1):
             left[layer.name] = "input and output channels differ"
-        elif any(fnmatch.fnmatchcase(layer.name, p) or fnmatch.fnmatchcase(layer.name, f"{p}.*") for p in ignore):
+        elif any(
+            fnmatch.fnmatchcase(layer.name, p) or fnmatch.fnmatchcase(layer.name, f"{p}.*") for p in ignore
+        ):
             left[layer.name] = "ignored"
         else:
             share = ratio.ratio if isinstance(ratio, Uniform) else ratio.match(layer.name)
             points[layer.name] = share
-            entries.append(Entry(layer.name, round(layer.rows), round(layer.rows * share), layer.macs * share))
+            entries.append(
+                Entry(layer.name, round(layer.rows), round(layer.rows * share), layer.macs * share)
+            )
     return Step(*words, points=points, entries=tuple(entries), left=left)

@@ -107,7 +107,9 @@ class PerLayer(Ratio):
         names = [name for u in groups for name in (u.name, *u.layers)]
         for pattern in self.ratios:
             if pattern not in names and not fnmatch.filter(names, pattern):
-                raise ValueError(f"PerLayer: {pattern!r} names no layer or group; there are {', '.join(names)}")
+                raise ValueError(
+                    f"PerLayer: {pattern!r} names no layer or group; there are {', '.join(names)}"
+                )
         return [lowest(u, s, self.match(u.name, *u.layers)) for u, s in zip(groups, scores, strict=True)]
 
 
@@ -170,7 +172,9 @@ class Global(Ratio):
 
     def _rank(self, units: Units, score: Tensor, share: Tensor) -> Tensor:
         mean = float(score.mean()) if self.normalize and units.count else 0.0
-        return (score / mean if mean > 0 else score) / (share if self.by == "macs" or units.share is not None else 1.0)
+        return (score / mean if mean > 0 else score) / (
+            share if self.by == "macs" or units.share is not None else 1.0
+        )
 
     @staticmethod
     def _round(units: Units, rank: Tensor, gone: Tensor) -> Tensor:

@@ -112,7 +112,17 @@ def _dense_convolution(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> No
 # --- channel by channel -----------------------------------------------------------------------------------------------------
 
 
-@rule("pointwise", "_prelu_kernel", "native_dropout", "addcmul", "addcdiv", "where", "masked_fill", "lerp", "clamp")
+@rule(
+    "pointwise",
+    "_prelu_kernel",
+    "native_dropout",
+    "addcmul",
+    "addcdiv",
+    "where",
+    "masked_fill",
+    "lerp",
+    "clamp",
+)
 def _pointwise(f: ChannelFollower, args: Any, kwargs: Any, out: Any) -> None:
     for result in (x for x in tree_leaves(out) if isinstance(x, Tensor)):
         operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]

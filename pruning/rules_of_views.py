@@ -233,7 +233,10 @@ def _part(f: ChannelFollower, args: Any, kwargs: Any, out: Any) -> None:
         if f.is_made(x):
             f.mark_made(result)
         dropped = f.op in ("unbind", "select", "diagonal")
-        f.carry(result, [a if whole or d != dim else None for d, a in enumerate(axes) if not (dropped and d == dim)])
+        f.carry(
+            result,
+            [a if whole or d != dim else None for d, a in enumerate(axes) if not (dropped and d == dim)],
+        )
 
 
 @rule("index_select", "gather", "take_along_dim", "index_copy", "index_add", "scatter", "scatter_add", "scatter_reduce",
@@ -248,7 +251,11 @@ def _rows(f: ChannelFollower, args: Any, kwargs: Any, out: Tensor) -> None:
     if f.op == "constant_pad_nd":
         dims = {x.ndim - 1 - i // 2 for i, n in enumerate(args[1]) if n}
     elif f.op == "repeat_interleave":
-        dims = set() if x.ndim == 1 and not _is_full(axes) else {kwargs.get("dim", args[2] if len(args) > 2 else 0) or 0}
+        dims = (
+            set()
+            if x.ndim == 1 and not _is_full(axes)
+            else {kwargs.get("dim", args[2] if len(args) > 2 else 0) or 0}
+        )
     else:
         dims = {kwargs.get("dim", args[1]) % x.ndim}
     for d in dims:
@@ -286,7 +293,9 @@ def _index(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
             d += 1
             continue
         first = d if first is None else first
-        for _i in range(index.ndim if index.dtype.is_floating_point is False and str(index.dtype) == "torch.bool" else 1):
+        for _i in range(
+            index.ndim if index.dtype.is_floating_point is False and str(index.dtype) == "torch.bool" else 1
+        ):
             f.freeze(axes[d], "channels are chosen by an index")
             d += 1
     kept += [(i, axes[i]) for i in range(d, x.ndim)]

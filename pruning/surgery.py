@@ -64,7 +64,10 @@ def _rename(module: nn.Module) -> None:
         depthwise = module.groups > 1 and module.weight.shape[1] == 1
         if depthwise:
             module.groups = module.weight.shape[2] * module.groups // module.out_channels
-        module.in_channels, module.out_channels = module.weight.shape[1] * module.groups, module.weight.shape[2]
+        module.in_channels, module.out_channels = (
+            module.weight.shape[1] * module.groups,
+            module.weight.shape[2],
+        )
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -87,5 +90,7 @@ def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         for name, mask in masks.items():
             tensor = tensor_of(model, name)
             if tensor.shape != mask.shape:
-                raise ValueError(f"{name}: the mask is {list(mask.shape)}, the parameter {list(tensor.shape)}")
+                raise ValueError(
+                    f"{name}: the mask is {list(mask.shape)}, the parameter {list(tensor.shape)}"
+                )
             tensor.masked_fill_(~mask.to(tensor.device), 0)
