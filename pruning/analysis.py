@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import SparseTensor
 from .. import nn as snn
-from .calls import CONV, DENSE, LINEAR, Call, Forward, call, evaluating
+from .calls import CONV, LINEAR, Call, Forward, call, evaluating
 from .channel_ids import ChannelIds
 from .coupling import channel_groups
 from .follow import Axes, ChannelFollower, tensors_in
@@ -35,7 +35,7 @@ class Layer:
         pairs: float64 [K], pairs of each tap per scan; None unless kind is "conv".
         rows: output rows per scan.
         groups: of the channels.
-        transposed: a dense transposed convolution, whose weight is [C_in, C_out / g, *k].
+        transposed: the weight is [C_in, C_out] (linear, as in x @ W) or [C_in, C_out / g, *k] (a dense transposed convolution).
     """
 
     name: str
@@ -90,17 +90,12 @@ def analyze(
         raise ValueError("analyze takes at least one scan, got none")
     result = Analysis()
     ids, tensors, maps = ChannelIds(), dict[str, Axes](), _Maps(model)
-    transposed = {
-        f"{name}.weight": True
-        for name, m in model.named_modules()
-        if isinstance(m, nn.modules.conv._ConvNd) and m.transposed
-    }
 
     def count(seen: Call) -> None:
         layer = result.layers.get(seen.name)
         if layer is None:
             name = seen.name.rpartition(".")[0] or seen.name
-            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.name in transposed)
+            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.transposed)
             result.layers[seen.name] = layer
         layer.macs += seen.macs / len(scans)
         layer.rows += seen.out[:, 0].numel() / len(scans)
@@ -110,12 +105,21 @@ def analyze(
 
     with evaluating(model):
         for scan in scans:
+            if _is_empty(scan) and not all(map(_is_empty, scans)):
+                continue  # without rows, torch's layers take other ways, and there is nothing to count
             follower = ChannelFollower(model, RULES, count, ids, tensors)
             _mark_inputs(follower, scan)
+            given = list(tensors_in(scan))
             with follower.naming(model), maps.watching():
                 with follower:
                     outputs = call(model, scan, forward)
-                follower.finish(outputs)
+                follower.finish(
+                    (outputs, scan)
+                )  # forward may put its results into the input's own dictionary
+            if all(any(x is y for y in given) for x in tensors_in((outputs, scan))):
+                raise ValueError(
+                    "analyze: the model returns no tensor; pass forward=, a function (model, scan) -> outputs"
+                )
     if not result.layers:
         raise ValueError(
             "analyze: the model multiplies by none of its parameters; is it a compiled or scripted one?"
@@ -125,6 +129,10 @@ def analyze(
     if verify and result.channels:
         _verify(model, scans[0], forward, result)
     return result
+
+
+def _is_empty(scan: Any) -> bool:
+    return isinstance(scan, SparseTensor) and len(scan) == 0
 
 
 def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
@@ -150,7 +158,7 @@ def axes_of(layer: Layer) -> tuple[int, int]:
     """The axes of a layer's weight that read and make channels."""
     if layer.kind == CONV:
         return 1, 2
-    return (0, 1) if layer.kind == DENSE and layer.transposed else (1, 0)
+    return (0, 1) if layer.transposed else (1, 0)
 
 
 def canonical(layer: Layer, x: Tensor) -> Tensor:
@@ -158,7 +166,7 @@ def canonical(layer: Layer, x: Tensor) -> Tensor:
     if layer.kind == CONV:
         return x
     if layer.kind == LINEAR:
-        return x.t()[None]
+        return (x if layer.transposed else x.t())[None]
     reads, makes = axes_of(layer)
     return x.movedim((reads, makes), (-2, -1)).flatten(0, -3)
 
@@ -168,7 +176,7 @@ def from_canonical(layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
     if layer.kind == CONV:
         return x
     if layer.kind == LINEAR:
-        return x[0].t()
+        return x[0] if layer.transposed else x[0].t()
     reads, makes = axes_of(layer)
     return x.unflatten(0, shape[2:]).movedim((-2, -1), (reads, makes))
 
@@ -178,15 +186,21 @@ class _Maps:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = {n: m for n, m in model.named_modules() if isinstance(m, snn.SparseConvolution)}
+        first: dict[int, str] = {}  # modules that hold one weight are one layer, by the name of the first
+        self._names = {n: first.setdefault(id(m.weight), n) for n, m in self._layers.items()}
         self._users: dict[Any, list[str]] = {}
         self._alive: list[Any] = []  # coordinates keep their ids while they live
 
     def watching(self) -> _Hooks:
-        return _Hooks([m.register_forward_hook(self._hook(name)) for name, m in self._layers.items()])
+        hook = self._hook
+        return _Hooks(
+            [m.register_forward_hook(hook(self._names[n]), with_kwargs=True) for n, m in self._layers.items()]
+        )
 
     def _hook(self, name: str) -> Any:
-        def note(layer: Any, args: Any, out: Any) -> None:
-            ends = (args[0].coords, out.coords)
+        def note(layer: Any, args: Any, kwargs: Any, out: Any) -> None:
+            x = args[0] if args else kwargs["x"]
+            ends = (x.coords, out.coords)
             self._alive += ends
             geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.submanifold)
             users = self._users.setdefault((frozenset(map(id, ends)), geometry), [])
@@ -247,23 +261,18 @@ def masks_of(model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor
 
 
 def _verify(model: nn.Module, scan: Any, forward: Forward | None, result: Analysis) -> None:
-    """Drops the groups whose removal does not equal their zeros: all at once, and one by one where that fails."""
-    reason = _differs(model, scan, forward, result.channels)
-    if reason is None:
+    """Drops the groups whose removal does not equal their zeros: all at once, and one after the other where that fails."""
+    if _differs(model, scan, forward, result.channels) is None:
         return
-    good = []
+    good: list[Units] = []
     for units in result.channels:
-        alone = _differs(model, scan, forward, [units])
-        if alone is None:
+        reason = _differs(model, scan, forward, [*good, units])
+        if reason is None:
             good.append(units)
         else:
-            for layer in units.layers:
-                result.left.setdefault(layer, alone)
+            for layer in units.makers:
+                result.left.setdefault(layer, reason)
     result.channels = good
-    if good and _differs(model, scan, forward, good) is not None:
-        for units in good:
-            result.left.setdefault(units.name, f"together with other groups: {reason}")
-        result.channels = []
 
 
 def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Sequence[Units]) -> str | None:
@@ -274,13 +283,17 @@ def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Seque
     masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
     zero(masked, masks_of(model, groups, gone))
     cut(smaller, keep_of(groups, gone))
-    with evaluating(masked):
-        expected = list(_outputs(call(masked, scan, forward)))
+    with evaluating(masked), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = list(_outputs((call(masked, scan, forward), scan)))
     try:
-        with evaluating(smaller):
-            got = list(_outputs(call(smaller, scan, forward)))
+        with evaluating(smaller), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            got = list(_outputs((call(smaller, scan, forward), scan)))
     except Exception as error:  # noqa: BLE001  whatever the network's own code raises on other sizes
         return f"does not run with fewer channels: {error}"
+    if len(expected) != len(got):
+        return f"changes the number of outputs from {len(expected)} to {len(got)}"
     for a, b in zip(expected, got, strict=True):
         if a.shape != b.shape:
             return f"changes the shape of the output from {list(a.shape)} to {list(b.shape)}"

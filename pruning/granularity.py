@@ -204,7 +204,16 @@ class Channels(Granularity):
     def units(self, model: nn.Module, analysis: Analysis) -> tuple[list[Units], dict[str, str]]:  # noqa: ARG002
         """The groups that the analysis found."""
         groups = [
-            Units(u.name, u.count, u.members, u.layers, u.cost, keep=self.keep, multiple=self.round_to)
+            Units(
+                u.name,
+                u.count,
+                u.members,
+                u.layers,
+                u.cost,
+                keep=self.keep,
+                multiple=self.round_to,
+                makers=u.makers,
+            )
             for u in analysis.channels
         ]
         return groups, dict(analysis.left)

@@ -86,7 +86,10 @@ class Uniform(Ratio):
 
 @dataclass(frozen=True)
 class PerLayer(Ratio):
-    """A share for each layer or group, by name or pattern ("up.*"); the first that fits a group or one of its layers."""
+    """A share for each layer or group, by name or pattern ("up.*"); the first that fits a group or one of its layers.
+
+    For channels these are the layers that make them: a group does not go by the name of a layer that only reads it.
+    """
 
     ratios: Mapping[str, float] = field(default_factory=dict)
     default: float = 0.0
@@ -104,13 +107,16 @@ class PerLayer(Ratio):
 
     def choose(self, groups: Sequence[Units], scores: Sequence[Tensor], analysis: Analysis) -> list[Tensor]:  # noqa: ARG002
         """See `Ratio.choose`; raises ValueError for a name that fits nothing."""
-        names = [name for u in groups for name in (u.name, *u.layers)]
+        names = [name for u in groups for name in (u.name, *(u.makers or u.layers))]
         for pattern in self.ratios:
             if pattern not in names and not fnmatch.filter(names, pattern):
                 raise ValueError(
                     f"PerLayer: {pattern!r} names no layer or group; there are {', '.join(names)}"
                 )
-        return [lowest(u, s, self.match(u.name, *u.layers)) for u, s in zip(groups, scores, strict=True)]
+        return [
+            lowest(u, s, self.match(u.name, *(u.makers or u.layers)))
+            for u, s in zip(groups, scores, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
     except AttributeError as error:
         raise ValueError(f"the model has no parameter or buffer {name!r}") from error
     if not isinstance(value, Tensor):
+        if type(value) is int and attribute == "num_features":  # of a norm that has no tensors
+            return torch.empty(value, device="meta")
         raise ValueError(f"{name!r} must be a parameter or buffer, got {type(value).__name__}")
     return value
 
@@ -51,6 +53,9 @@ def cut(model: nn.Module, cuts: Cuts) -> None:
             new = new.index_select(axis, stays.nonzero()[:, 0].to(new.device))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new.contiguous(), old.requires_grad)
+        if old.is_meta and name.endswith(".num_features"):
+            model.get_submodule(name.rpartition(".")[0]).num_features = int(axes[0].sum())
+            continue
         for module, attribute in owners(model, name):
             setattr(module, attribute, new)
             touched[module] = None
@@ -61,8 +66,7 @@ def cut(model: nn.Module, cuts: Cuts) -> None:
 def _rename(module: nn.Module) -> None:
     """Brings the numbers that a layer keeps of itself in line with its tensors."""
     if isinstance(module, snn.SparseConvolution):
-        depthwise = module.groups > 1 and module.weight.shape[1] == 1
-        if depthwise:
+        if module.groups == module.in_channels > 1:  # depthwise: the numbers are still those from before
             module.groups = module.weight.shape[2] * module.groups // module.out_channels
         module.in_channels, module.out_channels = (
             module.weight.shape[1] * module.groups,
@@ -72,7 +76,7 @@ def _rename(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
         reads, makes = (0, 1) if module.transposed else (1, 0)
-        if module.groups > 1 and module.weight.shape[1] == 1 and not module.transposed:
+        if module.groups == module.in_channels > 1 and not module.transposed:
             module.groups = module.weight.shape[0] * module.groups // module.out_channels
         module.in_channels = module.weight.shape[reads] * (1 if module.transposed else module.groups)
         module.out_channels = module.weight.shape[makes] * (module.groups if module.transposed else 1)
@@ -80,6 +84,8 @@ def _rename(module: nn.Module) -> None:
         for x in (module.weight, module.running_mean):
             if x is not None:
                 module.num_features = len(x)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 
