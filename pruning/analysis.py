@@ -178,7 +178,8 @@ def from_canonical(layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
     if layer.kind == LINEAR:
         return x[0] if layer.transposed else x[0].t()
     reads, makes = axes_of(layer)
-    return x.unflatten(0, shape[2:]).movedim((-2, -1), (reads, makes))
+    unfolded: Tensor = x.unflatten(0, shape[2:])
+    return unfolded.movedim((-2, -1), (reads, makes))
 
 
 class _Maps:

@@ -58,7 +58,7 @@ class CallObserver(TorchDispatchMode):
     """While active, calls `on_call` for every product with a parameter of `model`."""
 
     def __init__(self, model: nn.Module, on_call: Callable[[Call], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         parameters = dict(model.named_parameters())
         self.names = {id(p): name for name, p in parameters.items()}
         self._layouts = {name: (p.shape, p.stride()) for name, p in parameters.items()}

@@ -52,17 +52,17 @@ def channel_groups(
         signature = tuple(dict.fromkeys(place for place, _ in places))
         if reason is None and _lone(places):
             reason = "no other layer reads its channels"
-        makers = [place for place in signature if ids.makes(raw[place])]
         if reason is not None:
-            for name, _ in makers:
-                left.setdefault(_layer(name), reason)
+            for name, axis in signature:
+                if ids.makes(raw[name, axis]):
+                    left.setdefault(_layer(name), reason)
             continue
         groups.setdefault(signature, []).append(root)
     found = []
-    for signature, roots in groups.items():
-        unit_of = {root: number for number, root in enumerate(roots)}
+    for signature, units_here in groups.items():
+        unit_of = {root: number for number, root in enumerate(units_here)}
         members = []
-        cost = torch.zeros(len(roots), dtype=torch.float64)
+        cost = torch.zeros(len(unit_of), dtype=torch.float64)
         for place in signature:
             units = torch.tensor([unit_of.get(int(r), -1) for r in roots_of[place]], dtype=torch.int64)
             members.append(Member(place[0], units, place[1], place[0] in parameters))
@@ -70,7 +70,7 @@ def channel_groups(
         layers = tuple(dict.fromkeys(_layer(name) for name, _ in signature if name in parameters))
         makers = tuple(dict.fromkeys(_layer(place[0]) for place in signature if ids.makes(raw[place])))
         title = _title(makers or layers)
-        found.append(Units(title, len(roots), tuple(members), layers, cost, makers=makers))
+        found.append(Units(title, len(unit_of), tuple(members), layers, cost, makers=makers))
     _name_the_rest(parameters, ids, tensors, found, left)
     return found, left
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import nn as snn
 from .analysis import Analysis, Layer, canonical, from_canonical
 from .calls import CONV
 from .units import Member, Units
@@ -147,14 +148,25 @@ class Offsets(Granularity):
 
     def units(self, model: nn.Module, analysis: Analysis) -> tuple[list[Units], dict[str, str]]:
         """One set for every layer with more than one tap, or for the layers of every map."""
-        layers = {layer.name: layer for layer in analysis.layers.values() if layer.kind == CONV}
+        holders: dict[
+            int, list[str]
+        ] = {}  # one weight may belong to several modules, each with its own list of taps
+        for name, module in model.named_modules():
+            if isinstance(module, snn.SparseConvolution):
+                holders.setdefault(id(module.weight), []).append(name)
+        layers, left = {}, {}
+        for layer in analysis.layers.values():
+            if id(model.get_parameter(layer.weight)) in holders:
+                layers[layer.name] = layer
+            elif layer.kind == CONV:
+                left[layer.name] = "a bare weight, which knows nothing of its taps"
         groups = analysis.maps if self.shared else [(name,) for name in layers]
-        found, left = [], {}
+        found = []
         for names in groups:
             used = [layers[name] for name in names if name in layers]
             if not used:
                 continue
-            units = _tap_units(model, used)
+            units = _tap_units(model, used, holders)
             if units.count > 1:
                 found.append(units)
             else:
@@ -162,7 +174,7 @@ class Offsets(Granularity):
         return found, left
 
 
-def _tap_units(model: nn.Module, layers: list[Layer]) -> Units:
+def _tap_units(model: nn.Module, layers: list[Layer], holders: Mapping[int, list[str]]) -> Units:
     cells: dict[tuple[int, ...], int] = {}
     rows = {}
     for layer in layers:
@@ -173,7 +185,9 @@ def _tap_units(model: nn.Module, layers: list[Layer]) -> Units:
     members, cost = [], torch.zeros(len(cells), dtype=torch.float64)
     for layer in layers:
         unit = rows[layer.name]
-        members += [Member(layer.weight, unit, 0), Member(f"{layer.name}.taps", unit, 0, scored=False)]
+        members.append(Member(layer.weight, unit, 0))
+        for name in holders[id(model.get_parameter(layer.weight))]:
+            members.append(Member(f"{name}.taps", unit, 0, scored=False))
         if layer.pairs is not None:
             size = model.get_parameter(layer.weight)[0].numel()
             cost.index_add_(0, unit, layer.pairs * size)

@@ -322,13 +322,14 @@ def _index_put(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
     x, indices, values = args[:3]
     axes, incoming = list(f.axes(x)), f.axes(values)
     chosen, layout = _indexed(indices, x.ndim)
-    for d in chosen:
-        f.freeze(axes[d], "channels are chosen by an index")
-    for back in range(1, len(layout) + 1):
-        d, ids = layout[-back], incoming[-back] if back <= values.ndim else None
+    for at in chosen:
+        f.freeze(axes[at], "channels are chosen by an index")
+    for back, d in enumerate(reversed(layout), start=1):
+        ids = incoming[-back] if back <= values.ndim else None
         if d is None:
             f.freeze(ids, "channels are chosen by an index")
-        elif f.is_part(x) or (ids is not None and values.shape[-back] != x.shape[d]):
+            continue
+        if f.is_part(x) or (ids is not None and values.shape[-back] != x.shape[d]):
             f.freeze(ids, "is written into a part of another array")
         elif ids is not None and axes[d] is None and f.is_made(x):
             axes[d] = ids

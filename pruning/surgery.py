@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,22 +40,29 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
     return value
 
 
+def check_cut(name: str, tensor: Tensor, axes: Mapping[int, Tensor]) -> None:
+    """Raises ValueError unless a tensor has the axes and sizes that a cut was made for."""
+    for axis, stays in axes.items():
+        if axis >= tensor.ndim or len(stays) != tensor.shape[axis]:
+            raise ValueError(
+                f"{name}: expected {len(stays)} positions on axis {axis}, as when the plan was made, got {list(tensor.shape)}"
+            )
+
+
 def cut(model: nn.Module, cuts: Cuts) -> None:
     """Takes positions out of tensors, in place, and gives the layers their new numbers of channels."""
     touched: dict[nn.Module, None] = {}
     for name, axes in cuts.items():
         old = tensor_of(model, name)
+        check_cut(name, old, axes)
         new = old.detach()
         for axis, stays in axes.items():
-            if axis >= old.ndim or len(stays) != old.shape[axis]:
-                raise ValueError(
-                    f"{name}: expected {len(stays)} positions on axis {axis}, as when the plan was made, got {list(old.shape)}"
-                )
             new = new.index_select(axis, stays.nonzero()[:, 0].to(new.device))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new.contiguous(), old.requires_grad)
         if old.is_meta and name.endswith(".num_features"):
-            model.get_submodule(name.rpartition(".")[0]).num_features = int(axes[0].sum())
+            norm: Any = model.get_submodule(name.rpartition(".")[0])
+            norm.num_features = int(axes[0].sum())
             continue
         for module, attribute in owners(model, name):
             setattr(module, attribute, new)
