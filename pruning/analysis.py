@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from .. import SparseTensor
 from .. import nn as snn
-from .calls import CONV, DENSE, LINEAR, Call, Forward, call, evaluating
+from .calls import CONV, LINEAR, Call, Forward, call, evaluating
 from .channel_ids import ChannelIds
 from .coupling import channel_groups
 from .follow import Axes, ChannelFollower, tensors_in
 from .rules import RULES
-from .surgery import cut, zero
+from .surgery import tensor_of
 from .units import Units
+from .verify import keep_of as keep_of  # also the name under which others import them
+from .verify import masks_of as masks_of
+from .verify import verified
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Layer:
         pairs: float64 [K], pairs of each tap per scan; None unless kind is "conv".
         rows: output rows per scan.
         groups: of the channels.
-        transposed: a dense transposed convolution, whose weight is [C_in, C_out / g, *k].
+        transposed: the weight is [C_in, C_out] (linear, as in x @ W) or [C_in, C_out / g, *k] (a dense transposed convolution).
     """
 
     name: str
@@ -90,17 +93,12 @@ def analyze(
         raise ValueError("analyze takes at least one scan, got none")
     result = Analysis()
     ids, tensors, maps = ChannelIds(), dict[str, Axes](), _Maps(model)
-    transposed = {
-        f"{name}.weight": True
-        for name, m in model.named_modules()
-        if isinstance(m, nn.modules.conv._ConvNd) and m.transposed
-    }
 
     def count(seen: Call) -> None:
         layer = result.layers.get(seen.name)
         if layer is None:
             name = seen.name.rpartition(".")[0] or seen.name
-            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.name in transposed)
+            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.transposed)
             result.layers[seen.name] = layer
         layer.macs += seen.macs / len(scans)
         layer.rows += seen.out[:, 0].numel() / len(scans)
@@ -110,21 +108,56 @@ def analyze(
 
     with evaluating(model):
         for scan in scans:
+            if _is_empty(scan) and not all(map(_is_empty, scans)):
+                continue  # without rows, torch's layers take other ways, and there is nothing to count
             follower = ChannelFollower(model, RULES, count, ids, tensors)
             _mark_inputs(follower, scan)
+            given = list(tensors_in(scan))
             with follower.naming(model), maps.watching():
                 with follower:
                     outputs = call(model, scan, forward)
-                follower.finish(outputs)
+                follower.finish(
+                    (outputs, scan)
+                )  # forward may put its results into the input's own dictionary
+            if all(any(x is y for y in given) for x in tensors_in((outputs, scan))):
+                raise ValueError(
+                    "analyze: the model returns no tensor; pass forward=, a function (model, scan) -> outputs"
+                )
     if not result.layers:
         raise ValueError(
             "analyze: the model multiplies by none of its parameters; is it a compiled or scripted one?"
         )
+    if any(p.ndim > 1 and name not in tensors for name, p in model.named_parameters()):
+        _follow_training(model, scans, forward, ids, tensors)
     result.maps = maps.shared()
     result.channels, result.left = channel_groups(model, ids, tensors, _costs(model, result.layers.values()))
     if verify and result.channels:
-        _verify(model, scans[0], forward, result)
+        result.channels, wrong = verified(
+            model, next((s for s in scans if not _is_empty(s)), scans[0]), forward, result.channels
+        )
+        result.left.update({name: reason for name, reason in wrong.items() if name not in result.left})
     return result
+
+
+def _follow_training(
+    model: nn.Module, scans: list[Any], forward: Forward | None, ids: ChannelIds, tensors: dict[str, Axes]
+) -> None:
+    """Follows channels through a copy in training mode too, where layers that had no part in evaluation may: auxiliary heads."""
+    probe = copy.deepcopy(model).train()
+    for scan in scans:
+        follower = ChannelFollower(probe, RULES, ids=ids, tensors=tensors)
+        _mark_inputs(follower, scan)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), follower.naming(probe):
+                with follower:
+                    outputs = call(probe, scan, forward)
+                follower.finish((outputs, scan))
+        except Exception:  # noqa: BLE001  training may ask for labels or more samples: these layers stay unknown
+            return
+
+
+def _is_empty(scan: Any) -> bool:
+    return isinstance(scan, SparseTensor) and len(scan) == 0
 
 
 def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
@@ -140,7 +173,7 @@ def _costs(model: nn.Module, layers: Iterable[Layer]) -> dict[tuple[str, int], f
     """Multiply-accumulates that go with one position of an axis of a weight."""
     costs = {}
     for layer in layers:
-        shape = model.get_parameter(layer.weight).shape
+        shape = tensor_of(model, layer.weight).shape
         for axis in axes_of(layer):
             costs[layer.weight, axis] = layer.macs / shape[axis]
     return costs
@@ -150,7 +183,7 @@ def axes_of(layer: Layer) -> tuple[int, int]:
     """The axes of a layer's weight that read and make channels."""
     if layer.kind == CONV:
         return 1, 2
-    return (0, 1) if layer.kind == DENSE and layer.transposed else (1, 0)
+    return (0, 1) if layer.transposed else (1, 0)
 
 
 def canonical(layer: Layer, x: Tensor) -> Tensor:
@@ -158,7 +191,7 @@ def canonical(layer: Layer, x: Tensor) -> Tensor:
     if layer.kind == CONV:
         return x
     if layer.kind == LINEAR:
-        return x.t()[None]
+        return (x if layer.transposed else x.t())[None]
     reads, makes = axes_of(layer)
     return x.movedim((reads, makes), (-2, -1)).flatten(0, -3)
 
@@ -168,10 +201,10 @@ def from_canonical(layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
     if layer.kind == CONV:
         return x
     if layer.kind == LINEAR:
-        return x[0].t()
+        return x[0] if layer.transposed else x[0].t()
     reads, makes = axes_of(layer)
-    back: Tensor = x.unflatten(0, shape[2:]).movedim((-2, -1), (reads, makes))
-    return back
+    unfolded: Tensor = x.unflatten(0, shape[2:])
+    return unfolded.movedim((-2, -1), (reads, makes))
 
 
 class _Maps:
@@ -179,15 +212,21 @@ class _Maps:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = {n: m for n, m in model.named_modules() if isinstance(m, snn.SparseConvolution)}
+        first: dict[int, str] = {}  # modules that hold one weight are one layer, by the name of the first
+        self._names = {n: first.setdefault(id(m.weight), n) for n, m in self._layers.items()}
         self._users: dict[Any, list[str]] = {}
         self._alive: list[Any] = []  # coordinates keep their ids while they live
 
     def watching(self) -> _Hooks:
-        return _Hooks([m.register_forward_hook(self._hook(name)) for name, m in self._layers.items()])
+        hook = self._hook
+        return _Hooks(
+            [m.register_forward_hook(hook(self._names[n]), with_kwargs=True) for n, m in self._layers.items()]
+        )
 
     def _hook(self, name: str) -> Any:
-        def note(layer: Any, args: Any, out: Any) -> None:
-            ends = (args[0].coords, out.coords)
+        def note(layer: Any, args: Any, kwargs: Any, out: Any) -> None:
+            x = args[0] if args else kwargs["x"]
+            ends = (x.coords, out.coords)
             self._alive += ends
             geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.submanifold)
             users = self._users.setdefault((frozenset(map(id, ends)), geometry), [])
@@ -219,77 +258,3 @@ class _Hooks:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def keep_of(groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, dict[int, Tensor]]:
-    """The positions that stay on every axis when units (bool [count] per group) are removed."""
-    cuts: dict[str, dict[int, Tensor]] = {}
-    for units, gone in zip(groups, removed, strict=True):
-        padded = torch.cat([gone, gone.new_zeros(1)])
-        for member in units.members:
-            if member.axis is None:
-                raise ValueError(f"{units.name}: single elements cannot be taken out of {member.tensor}")
-            stays = ~padded[member.unit]
-            axes = cuts.setdefault(member.tensor, {})
-            axes[member.axis] = axes[member.axis] & stays if member.axis in axes else stays
-    return {name: axes for name, axes in cuts.items() if not all(bool(s.all()) for s in axes.values())}
-
-
-def masks_of(model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Masks of all scored tensors, bool of their shapes: False where an element belongs to a removed unit."""
-    masks: dict[str, Tensor] = {}
-    for units, gone in zip(groups, removed, strict=True):
-        for member in units.members:
-            if member.scored:
-                shape = model.get_parameter(member.tensor).shape
-                mask = units.mask(gone, member, shape)
-                masks[member.tensor] = masks[member.tensor] & mask if member.tensor in masks else mask
-    return masks
-
-
-def _verify(model: nn.Module, scan: Any, forward: Forward | None, result: Analysis) -> None:
-    """Drops the groups whose removal does not equal their zeros: all at once, and one by one where that fails."""
-    reason = _differs(model, scan, forward, result.channels)
-    if reason is None:
-        return
-    good = []
-    for units in result.channels:
-        alone = _differs(model, scan, forward, [units])
-        if alone is None:
-            good.append(units)
-        else:
-            for layer in units.layers:
-                result.left.setdefault(layer, alone)
-    result.channels = good
-    if good and _differs(model, scan, forward, good) is not None:
-        for units in good:
-            result.left.setdefault(units.name, f"together with other groups: {reason}")
-        result.channels = []
-
-
-def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Sequence[Units]) -> str | None:
-    """What is wrong when the first unit of every group is removed; None where it equals the unit at zero."""
-    gone = [
-        torch.arange(u.count) == 0 if u.count > 1 else torch.zeros(u.count, dtype=torch.bool) for u in groups
-    ]
-    masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
-    zero(masked, masks_of(model, groups, gone))
-    cut(smaller, keep_of(groups, gone))
-    with evaluating(masked):
-        expected = list(_outputs(call(masked, scan, forward)))
-    try:
-        with evaluating(smaller):
-            got = list(_outputs(call(smaller, scan, forward)))
-    except Exception as error:  # noqa: BLE001  whatever the network's own code raises on other sizes
-        return f"does not run with fewer channels: {error}"
-    for a, b in zip(expected, got, strict=True):
-        if a.shape != b.shape:
-            return f"changes the shape of the output from {list(a.shape)} to {list(b.shape)}"
-        scale = float(a.abs().max()) if a.numel() else 0.0
-        if a.numel() and not float((a - b).abs().max()) <= 1e-4 * max(scale, 1e-6):
-            return "changes the output"
-    return None
-
-
-def _outputs(value: Any) -> Iterable[Tensor]:
-    return (x for x in tensors_in(value) if x.is_floating_point())

@@ -23,7 +23,7 @@ Forward = Callable[[nn.Module, Any], Any]  # (model, scan) -> outputs
 # Operators that hand on a weight in another view or type.
 _VIEWS = frozenset(
     "aten::t aten::transpose aten::permute aten::detach aten::alias aten::view aten::_to_copy aten::contiguous "
-    "aten::clone aten::unsqueeze aten::squeeze aten::_unsafe_view".split()
+    "aten::clone aten::unsqueeze aten::squeeze aten::_unsafe_view aten::select".split()
 )
 CONV, LINEAR, DENSE = "conv", "linear", "dense"
 
@@ -34,13 +34,14 @@ class Call:
 
     Attributes:
         name: the weight's name in the model, such as "stem.0.weight".
-        kind: "conv" (weight [K, C_in / g, C_out]), "linear" ([C_out, C_in]) or "dense" (torch's convolutions).
+        kind: "conv" (weight [K, C_in / g, C_out]), "linear" ([C_out, C_in], or its transpose) or "dense" (torch's convolutions).
         features: what is multiplied, [n_in, C_in] (dense: [B, C_in, *shape]).
         out: the result, [n_out, C_out] (dense: [B, C_out, *shape]).
         pairs, tap_offsets: of the kernel map, int32 [P, 2] and int64 [K + 1]; None unless kind is "conv".
         groups: of the channels.
         macs: multiply-accumulates, exact: the sum over taps of pairs * C_in * C_out / groups.
         window: of a dense convolution: (stride, padding, dilation, transposed, output_padding); None for other kinds.
+        transposed: the weight of a product is [C_in, C_out], as in x @ W; of a dense convolution [C_in, C_out / g, *k].
     """
 
     name: str
@@ -52,6 +53,7 @@ class Call:
     groups: int
     macs: int
     window: tuple[Any, ...] | None = None
+    transposed: bool = False
 
 
 class CallObserver(TorchDispatchMode):
@@ -59,7 +61,9 @@ class CallObserver(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, on_call: Callable[[Call], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        parameters = dict(model.named_parameters())
+        self.names = {id(p): name for name, p in parameters.items()}
+        self._layouts = {name: (p.shape, p.stride()) for name, p in parameters.items()}
         self._views: dict[
             int, tuple[Tensor, str]
         ] = {}  # views of weights; kept, so that their ids stay theirs
@@ -96,18 +100,19 @@ class CallObserver(TorchDispatchMode):
         if op in ("aten::addmm", "aten::mm"):
             features, weight = args[-2:]
             name = self.weight_name(weight)
-            if name is None:
+            if name is None or len(self._layouts[name][0]) != 2:
                 return None
-            return Call(name, LINEAR, features, out, None, None, 1, features.shape[0] * weight.numel())
+            macs = features.shape[0] * weight.numel()
+            as_stored = self._layouts[name] == (weight.shape, weight.stride())
+            return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=as_stored)
         if op == "aten::convolution":
             features, weight = args[:2]
             name, transposed, groups = self.weight_name(weight), args[6], args[8]
             if name is None:
                 return None
             cells = (features if transposed else out)[:, 0].numel()
-            return Call(
-                name, DENSE, features, out, None, None, groups, cells * weight.numel(), tuple(args[3:8])
-            )
+            macs, window = cells * weight.numel(), tuple(args[3:8])
+            return Call(name, DENSE, features, out, None, None, groups, macs, window, transposed)
         return None
 
 
@@ -120,8 +125,14 @@ def call(model: nn.Module, scan: Any, forward: Forward | None = None) -> Any:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets its own mode back."""
+    """Evaluation mode without gradients; every module gets its own mode back, and its buffers where its forward changes them."""
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, key, value, value._version, value.clone())
+        for module in model.modules()
+        for key, value in module._buffers.items()
+        if value is not None
+    ]
     model.eval()
     try:
         with torch.no_grad():
@@ -129,6 +140,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        for module, key, value, version, copy in buffers:
+            if module._buffers.get(key) is not value:
+                module._buffers[key] = value
+            if value._version != version:
+                value.copy_(copy)
 
 
 def observe(

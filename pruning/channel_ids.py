@@ -17,7 +17,8 @@ class ChannelIds:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._reasons: dict[int, str] = {}  # of roots
-        self._produced: set[int] = set()
+        self._produced: set[int] = set()  # roots
+        self._made: set[int] = set()  # ids as they are, before anything was tied to them
 
     def new(self, count: int) -> Ids:
         """`count` ids that are tied to nothing."""
@@ -34,14 +35,17 @@ class ChannelIds:
         return number
 
     def roots(self, ids: Ids) -> Ids:
-        """`root` of each."""
-        return np.array([self.root(int(i)) for i in ids], dtype=np.int64)
+        """`root` of each. A flattened array repeats its channels for every row, hence `unique`."""
+        unique, where = np.unique(ids, return_inverse=True)
+        return np.array([self.root(int(i)) for i in unique], dtype=np.int64)[where]
 
     def tie(self, first: Ids, other: Ids) -> None:
         """Ties position by position; both have the same length."""
         if first is other:
             return
-        for a, b in zip(first.tolist(), other.tolist(), strict=True):
+        if len(first) != len(other):
+            raise ValueError(f"{len(first)} channels cannot be tied to {len(other)}")
+        for a, b in np.unique(np.stack([first, other], 1), axis=0).tolist():
             low, high = sorted((self.root(a), self.root(b)))
             if low == high:
                 continue
@@ -59,10 +63,15 @@ class ChannelIds:
     def produce(self, ids: Ids) -> None:
         """Says that a weight computes these channels."""
         self._produced.update(self.roots(ids).tolist())
+        self._made.update(np.unique(ids).tolist())
 
     def reason(self, root: int) -> str | None:
         """Why a root's channels must stay; None where they need not."""
         return self._reasons.get(root)
+
+    def makes(self, ids: Ids) -> bool:
+        """Whether these ids of a weight's axis are of channels that the weight itself computes."""
+        return bool(self._made.intersection(ids.tolist()))
 
     def produced(self, root: int) -> bool:
         """Whether a weight computes a root's channels."""

@@ -8,13 +8,13 @@ and the rows of all weights that read it. Units that touch the same axes of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .channel_ids import ChannelIds
+from .channel_ids import ChannelIds, Ids
 from .follow import Axes
 from .units import Member, Units
 
@@ -32,12 +32,14 @@ def channel_groups(
         costs: multiply-accumulates that go with one position of an axis of a weight.
     """
     parameters = dict(model.named_parameters())
+    raw: dict[Place, Ids] = {}
     held: dict[int, list[tuple[Place, int]]] = {}  # root -> (place, position)
     roots_of: dict[Place, np.ndarray] = {}
     for name, axes in tensors.items():
         for axis, own in enumerate(axes):
             if own is None:
                 continue
+            raw[name, axis] = own
             roots = roots_of[name, axis] = ids.roots(own)
             for position, root in enumerate(roots.tolist()):
                 held.setdefault(root, []).append(((name, axis), position))
@@ -51,38 +53,56 @@ def channel_groups(
         if reason is None and _lone(places):
             reason = "no other layer reads its channels"
         if reason is not None:
-            for name, _ in _makers(signature, parameters):
-                left.setdefault(_layer(name), reason)
+            for name, axis in signature:
+                if ids.makes(raw[name, axis]):
+                    left.setdefault(_layer(name), reason)
             continue
         groups.setdefault(signature, []).append(root)
     found = []
-    for signature, members_of in groups.items():
-        unit_of = {root: number for number, root in enumerate(members_of)}
+    for signature, units_here in groups.items():
+        unit_of = {root: number for number, root in enumerate(units_here)}
         members = []
-        cost = torch.zeros(len(members_of), dtype=torch.float64)
+        cost = torch.zeros(len(unit_of), dtype=torch.float64)
         for place in signature:
             units = torch.tensor([unit_of.get(int(r), -1) for r in roots_of[place]], dtype=torch.int64)
             members.append(Member(place[0], units, place[1], place[0] in parameters))
             _add_cost(cost, units, costs.get(place, 0.0))
         layers = tuple(dict.fromkeys(_layer(name) for name, _ in signature if name in parameters))
-        makers = [_layer(name) for name, _ in _makers(signature, parameters)]
-        found.append(Units(_title(makers or list(layers)), len(members_of), tuple(members), layers, cost))
+        makers = tuple(dict.fromkeys(_layer(place[0]) for place in signature if ids.makes(raw[place])))
+        title = _title(makers or layers)
+        found.append(Units(title, len(unit_of), tuple(members), layers, cost, makers=makers))
+    _name_the_rest(parameters, ids, tensors, found, left)
     return found, left
+
+
+def _name_the_rest(
+    parameters: Mapping[str, Tensor],
+    ids: ChannelIds,
+    tensors: Mapping[str, Axes],
+    found: Sequence[Units],
+    left: dict[str, str],
+) -> None:
+    """Adds the reason for every weight whose channels were not followed: nothing stays without being named."""
+    known = {layer for units in found for layer in units.makers}
+    for name, parameter in parameters.items():
+        layer = _layer(name)
+        if parameter.ndim < 2 or layer in known or layer in left:
+            continue
+        if name not in tensors:
+            left[layer] = "its weight was not used in the run"
+            continue
+        reasons = [
+            ids.reason(root)
+            for axis in tensors[name]
+            if axis is not None
+            for root in ids.roots(axis).tolist()
+        ]
+        left[layer] = next((r for r in reasons if r is not None), "its weight makes no channels")
 
 
 def _lone(places: list[tuple[Place, int]]) -> bool:
     """Whether a channel is known to a single tensor: nothing reads it, or it is read where nobody looked."""
     return len({name for (name, _), _ in places}) == 1
-
-
-def _makers(signature: tuple[Place, ...], parameters: Mapping[str, Tensor]) -> list[Place]:
-    """The places of a group that make its channels: the last axis of [K, C_in, C_out], the first of torch's weights."""
-    makers = []
-    for name, axis in signature:
-        parameter = parameters.get(name)
-        if parameter is not None and parameter.ndim > 1 and axis == (2 if parameter.ndim == 3 else 0):
-            makers.append((name, axis))
-    return makers
 
 
 def _add_cost(cost: Tensor, units: Tensor, each: float) -> None:
@@ -91,9 +111,9 @@ def _add_cost(cost: Tensor, units: Tensor, each: float) -> None:
 
 
 def _layer(name: str) -> str:
-    return name.rpartition(".")[0] or name
+    owner, inside, _ = name.partition(".parametrizations.")
+    return owner if inside else name.rpartition(".")[0] or name
 
 
-def _title(makers: list[str]) -> str:
-    unique = list(dict.fromkeys(makers))
-    return unique[0] if len(unique) == 1 else f"{unique[0]} (+{len(unique) - 1})"
+def _title(makers: Sequence[str]) -> str:
+    return makers[0] if len(makers) == 1 else f"{makers[0]} (+{len(makers) - 1})"

@@ -10,7 +10,7 @@ and the reason names the operator and the module.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -134,7 +134,9 @@ class ChannelFollower(CallObserver):
         """Keeps the name of the module that runs, for reasons."""
         hooks = []
         for name, module in model.named_modules():
-            hooks.append(module.register_forward_pre_hook(self._enter(name)))
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; the module around it is named
+                continue
+            hooks.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
             hooks.append(module.register_forward_hook(self._leave))
         try:
             yield
@@ -142,8 +144,23 @@ class ChannelFollower(CallObserver):
             for hook in hooks:
                 hook.remove()
 
-    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda _module, _args: self._stack.append(name or "the network")
+    def _enter(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._stack.append(name or "the network")
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                self._width(name, module, (args, kwargs))
+
+        return enter
+
+    def _width(self, name: str, module: nn.Module, x: Any) -> None:
+        """A norm without tensors still knows the number of channels: that number follows them, as if it were a tensor."""
+        if any(t is not None and t.ndim for t in (*module._parameters.values(), *module._buffers.values())):
+            return
+        features = next(tensors_in(x), None)
+        ids = self.axes(features)[1] if features is not None and features.ndim > 1 else None
+        if ids is not None:
+            known = self.tensors.setdefault(f"{name}.num_features", [ids])[0]
+            self.tie(known, ids)
 
     def _leave(self, _module: nn.Module, _args: Any, _out: Any) -> None:
         self._stack.pop()
@@ -157,15 +174,25 @@ class ChannelFollower(CallObserver):
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a value, through containers, sparse tensors and plain objects."""
-    for leaf in tree_leaves(value):
+    """All tensors in a value, through containers of any class, sparse tensors and plain objects; not through modules."""
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        leaf = waiting.pop()
         if isinstance(leaf, Tensor):
             yield leaf
-        elif hasattr(leaf, "__dict__"):
-            for inner in vars(leaf).values():
-                yield from tensors_in(inner) if not isinstance(inner, type(leaf)) else ()
-        elif hasattr(leaf, "__slots__"):
-            for slot in leaf.__slots__:
-                inner = getattr(leaf, slot, None)
-                if isinstance(inner, Tensor):
-                    yield inner
+            continue
+        if leaf is None or id(leaf) in seen or isinstance(leaf, str | bytes | int | float | type | nn.Module):
+            continue
+        seen[id(leaf)] = leaf
+        inner = tree_leaves(leaf)
+        if not (len(inner) == 1 and inner[0] is leaf):
+            waiting += reversed(inner)
+            continue
+        inner = list(leaf.values()) if isinstance(leaf, Mapping) else []
+        inner += list(leaf) if isinstance(leaf, list | tuple | set | frozenset) else []
+        inner += vars(leaf).values() if hasattr(leaf, "__dict__") else []
+        for kind in type(leaf).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            inner += [getattr(leaf, slot, None) for slot in ([slots] if isinstance(slots, str) else slots)]
+        waiting += reversed(inner)

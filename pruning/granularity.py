@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import nn as snn
 from .analysis import Analysis, Layer, canonical, from_canonical
 from .calls import CONV
+from .surgery import tensor_of
 from .units import Member, Units
 
 
@@ -39,7 +41,7 @@ class _Blocks(Granularity):
         """One set for every convolution and linear layer."""
         found, left = [], {}
         for layer in analysis.layers.values():
-            weight = model.get_parameter(layer.weight)
+            weight = tensor_of(model, layer.weight)
             reason = self._refuses(canonical(layer, weight).shape)
             if reason:
                 left[layer.name] = reason
@@ -136,8 +138,8 @@ class NM(_Blocks):
 class Offsets(Granularity):
     """The taps of a kernel ("Not all neighbors matter", AAAI 2023).
 
-    shared: one choice for all layers that compute over one kernel map, inverse convolutions included, so that the map shrinks
-    too; otherwise every layer keeps its own taps, which skips work but wants a map of its own for each choice. A ratio counts
+    shared: one choice for all layers that compute over one kernel map, inverse convolutions included, so that the map shrinks;
+    otherwise every layer keeps its own taps, which skips work but wants a map of its own for each choice. A ratio counts
     multiply-accumulates, which are known for each tap from the scans, and the taps that go first are those with the lowest
     importance for what they cost.
     """
@@ -147,14 +149,25 @@ class Offsets(Granularity):
 
     def units(self, model: nn.Module, analysis: Analysis) -> tuple[list[Units], dict[str, str]]:
         """One set for every layer with more than one tap, or for the layers of every map."""
-        layers = {layer.name: layer for layer in analysis.layers.values() if layer.kind == CONV}
+        holders: dict[
+            int, list[str]
+        ] = {}  # one weight may belong to several modules, each with its own list of taps
+        for name, module in model.named_modules():
+            if isinstance(module, snn.SparseConvolution):
+                holders.setdefault(id(module.weight), []).append(name)
+        layers, left = {}, {}
+        for layer in analysis.layers.values():
+            if id(tensor_of(model, layer.weight)) in holders:
+                layers[layer.name] = layer
+            elif layer.kind == CONV:
+                left[layer.name] = "a bare weight, which knows nothing of its taps"
         groups = analysis.maps if self.shared else [(name,) for name in layers]
-        found, left = [], {}
+        found = []
         for names in groups:
             used = [layers[name] for name in names if name in layers]
             if not used:
                 continue
-            units = _tap_units(model, used)
+            units = _tap_units(model, used, holders)
             if units.count > 1:
                 found.append(units)
             else:
@@ -162,7 +175,7 @@ class Offsets(Granularity):
         return found, left
 
 
-def _tap_units(model: nn.Module, layers: list[Layer]) -> Units:
+def _tap_units(model: nn.Module, layers: list[Layer], holders: Mapping[int, list[str]]) -> Units:
     cells: dict[tuple[int, ...], int] = {}
     rows = {}
     for layer in layers:
@@ -173,9 +186,11 @@ def _tap_units(model: nn.Module, layers: list[Layer]) -> Units:
     members, cost = [], torch.zeros(len(cells), dtype=torch.float64)
     for layer in layers:
         unit = rows[layer.name]
-        members += [Member(layer.weight, unit, 0), Member(f"{layer.name}.taps", unit, 0, scored=False)]
+        members.append(Member(layer.weight, unit, 0))
+        for name in holders[id(tensor_of(model, layer.weight))]:
+            members.append(Member(f"{name}.taps", unit, 0, scored=False))
         if layer.pairs is not None:
-            size = model.get_parameter(layer.weight)[0].numel()
+            size = tensor_of(model, layer.weight)[0].numel()
             cost.index_add_(0, unit, layer.pairs * size)
     names = tuple(layer.name for layer in layers)
     title = names[0] if len(names) == 1 else f"{names[0]} (+{len(names) - 1})"
@@ -204,7 +219,16 @@ class Channels(Granularity):
     def units(self, model: nn.Module, analysis: Analysis) -> tuple[list[Units], dict[str, str]]:  # noqa: ARG002
         """The groups that the analysis found."""
         groups = [
-            Units(u.name, u.count, u.members, u.layers, u.cost, keep=self.keep, multiple=self.round_to)
+            Units(
+                u.name,
+                u.count,
+                u.members,
+                u.layers,
+                u.cost,
+                keep=self.keep,
+                multiple=self.round_to,
+                makers=u.makers,
+            )
             for u in analysis.channels
         ]
         return groups, dict(analysis.left)

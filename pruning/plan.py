@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from .points import skip_points
-from .surgery import cut, tensor_of, zero
+from .ratios import check_ratio
+from .surgery import check_cut, cut, tensor_of, zero
 
 Model = TypeVar("Model", bound=nn.Module)
 FORMAT = 1
+LIMIT = 2**29  # elements that a plan read from a file may speak of: half a gigabyte of memory
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Step:
         masks: parameter name -> bool of its shape, True = stays. Set to zero.
         points: layer name -> share of rows whose work is skipped.
         entries, left: for the table: what was chosen, and layers left as they were with the reason.
-        updates: new values of parameters before the cut, from criteria that make up for what goes; not part of the JSON, since
-            the weights of a pruned network are stored with it.
+        updates: new values of parameters before the cut, from criteria that make up for what goes; not in the JSON, since the
+            weights of a pruned network are stored with it.
     """
 
     granularity: str
@@ -71,8 +74,8 @@ class Plan:
         """A pruned copy of `model`, which is not changed.
 
         Args:
-            remove: take out what can be taken out, so that the network is smaller and faster; otherwise only set it to zero,
-                which gives the same outputs.
+            remove: take out what can be taken out, so that the network is smaller and faster; otherwise it is set to zero, which
+                gives the same outputs.
             values: also write the new weights that the criterion computed, if any; leave them where trained weights follow.
 
         Raises:
@@ -116,11 +119,15 @@ class Plan:
         try:
             data = json.loads(text)
             if not isinstance(data, dict) or data.get("format") != FORMAT:
-                raise ValueError(
-                    f"expected format {FORMAT}, got {data.get('format') if isinstance(data, dict) else data!r}"
-                )
-            return Plan(tuple(_from_data(step) for step in data["steps"]))
-        except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
+                found = data.get("format") if isinstance(data, dict) else type(data).__name__
+                raise ValueError(f"expected format {FORMAT}, got {found!r:.80}")
+            reader = _Reader()
+            return Plan(tuple(reader.step(step) for step in data["steps"]))
+        except KeyError as error:
+            raise ValueError(f"not a pruning plan: there is no {error}") from error
+        except RecursionError as error:
+            raise ValueError("not a pruning plan: nested too deeply") from error
+        except (TypeError, AttributeError, ValueError, ArithmeticError, zlib.error) as error:
             raise ValueError(f"not a pruning plan: {error}") from error
 
 
@@ -140,8 +147,9 @@ def _as_masks(model: nn.Module, cuts: Mapping[str, Mapping[int, Tensor]]) -> dic
     masks = {}
     parameters = dict(model.named_parameters())
     for name, axes in cuts.items():
-        tensor = parameters.get(name)
-        if tensor is None:
+        tensor = tensor_of(model, name)
+        check_cut(name, tensor, axes)
+        if name not in parameters:
             continue
         mask = torch.ones(tensor.shape, dtype=torch.bool)
         for axis, stays in axes.items():
@@ -186,42 +194,85 @@ def _to_data(step: Step) -> dict[str, Any]:
     }
 
 
-def _from_data(data: Mapping[str, Any]) -> Step:
-    cuts: dict[str, dict[int, Tensor]] = {}
-    for name, axes in data["cuts"].items():
-        cuts[name] = {}
-        for axis, positions in axes.items():
-            stays = torch.ones(_size(positions["of"]), dtype=torch.bool)
-            removed = torch.tensor(positions["removed"], dtype=torch.int64)
-            if removed.numel() and not 0 <= int(removed.min()) <= int(removed.max()) < len(stays):
-                raise ValueError(f"{name}: removed positions must lie in [0, {len(stays)})")
-            stays[removed] = False
-            cuts[name][int(axis)] = stays
-    masks = {name: _unpack(m["stays"], m["shape"], name) for name, m in data["masks"].items()}
-    points = {str(name): float(ratio) for name, ratio in data["points"].items()}
-    entries = tuple(Entry(str(n), int(u), int(r), float(m)) for n, u, r, m in data["entries"])
-    words = [str(data[key]) for key in ("granularity", "criterion", "ratio")]
-    return Step(words[0], words[1], words[2], cuts, masks, points, entries, dict(data["left"]))
+class _Reader:
+    """Checks what a file says before memory is taken for it: `budget` counts down over the whole plan."""
+
+    def __init__(self) -> None:
+        self.budget = LIMIT
+
+    def step(self, data: Any) -> Step:
+        cuts = {
+            name: {self.axis(axis): self.cut(_table_of(p), name) for axis, p in _table_of(axes).items()}
+            for name, axes in _table_of(data["cuts"]).items()
+        }
+        masks = {name: self.mask(_table_of(m), name) for name, m in _table_of(data["masks"]).items()}
+        points = {name: check_ratio(_number(ratio)) for name, ratio in _table_of(data["points"]).items()}
+        entries = tuple(Entry(_text(n), _size(u), _size(r), _number(m)) for n, u, r, m in data["entries"])
+        left = {name: _text(reason) for name, reason in _table_of(data["left"]).items()}
+        words = [_text(data[key]) for key in ("granularity", "criterion", "ratio")]
+        return Step(words[0], words[1], words[2], cuts, masks, points, entries, left)
+
+    def axis(self, value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) < 3):
+            raise ValueError(f"an axis must be a number from 0 on, got {value!r}")
+        return int(value)
+
+    def cut(self, data: Mapping[str, Any], name: str) -> Tensor:
+        count = self.take(_size(data["of"]), name)
+        removed = [_size(n) for n in data["removed"]]
+        if removed and max(removed) >= count:
+            raise ValueError(f"{name}: removed positions must lie in [0, {count}), got {max(removed)}")
+        if len(set(removed)) >= count:
+            raise ValueError(f"{name}: at least one of {count} positions must stay")
+        stays = torch.ones(count, dtype=torch.bool)
+        stays[removed] = False
+        return stays
+
+    def mask(self, data: Mapping[str, Any], name: str) -> Tensor:
+        sizes = [_size(n) for n in data["shape"]]
+        count = self.take(math.prod(sizes), name)
+        length = (count + 7) // 8
+        reader = zlib.decompressobj()
+        packed = reader.decompress(
+            base64.b64decode(_text(data["stays"]), validate=True), length + 1
+        )  # no bombs
+        if len(packed) != length:
+            raise ValueError(
+                f"{name}: a mask of shape {sizes} takes {length} bytes, got {len(packed)} or more"
+            )
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=count) if count else np.empty(0, np.uint8)
+        return torch.from_numpy(bits.astype(bool)).view(sizes)
+
+    def take(self, count: int, name: str) -> int:
+        self.budget -= count
+        if self.budget < 0:
+            raise ValueError(f"{name}: a plan may speak of at most {LIMIT} elements in all")
+        return count
+
+
+def _table_of(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {value!r:.80}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value!r:.80}")
+    return float(value)
 
 
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise ValueError(f"a size must be an int in [0, 2^31), got {value!r}")
+        raise ValueError(f"a size or position must be an int in [0, 2^31), got {value!r:.80}")
     return value
 
 
 def _pack(mask: Tensor) -> str:
     return base64.b64encode(zlib.compress(np.packbits(mask.cpu().numpy().reshape(-1)).tobytes())).decode()
-
-
-def _unpack(text: str, shape: Any, name: str) -> Tensor:
-    sizes = [_size(n) for n in shape]
-    count = int(np.prod(sizes, dtype=np.int64))
-    reader = zlib.decompressobj()
-    packed = reader.decompress(
-        base64.b64decode(text, validate=True), (count + 7) // 8 + 1
-    )  # no more than the shape holds
-    if len(packed) != (count + 7) // 8:
-        raise ValueError(f"{name}: a mask of shape {sizes} takes {(count + 7) // 8} bytes, got {len(packed)}")
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=count) if count else np.empty(0, np.uint8)
-    return torch.from_numpy(bits.astype(bool)).view(sizes)

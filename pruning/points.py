@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Points:
-    """Rows of submanifold layers with as many input as output channels; chosen anew in every pass by their mean of |x|."""
+    """Rows of submanifold layers with as many input as output channels; chosen in every pass by the mean of |x| over channels."""
 
 
 class _SkipsPoints:
@@ -105,8 +105,9 @@ def restrict(kernel_map: KernelMap, works: Tensor) -> KernelMap:
 
 def skip_points(model: nn.Module, ratios: Mapping[str, float]) -> None:
     """Makes layers skip rows, in place; names and parameters stay."""
+    layers = dict(model.named_modules())
     for name, ratio in ratios.items():
-        layer: Any = model.get_submodule(name)
+        layer: Any = layers.get(name)
         if type(layer) in _CLASSES:
             object.__setattr__(layer, "__class__", _CLASSES[type(layer)])
         elif not isinstance(layer, _SkipsPoints):
@@ -134,8 +135,9 @@ def points_step(
     if not isinstance(ratio, PerLayer | Uniform):
         raise TypeError(f"{granularity}: ratio must be Uniform or PerLayer, got {ratio!r}")
     points, entries, left = {}, [], {}
+    modules = dict(model.named_modules())
     for layer in analysis.layers.values():
-        module = model.get_submodule(layer.name)
+        module = modules.get(layer.name)  # None for a bare parameter
         if type(module) not in _CLASSES and not isinstance(module, _SkipsPoints):
             continue
         if getattr(module, "in_channels", 0) != getattr(module, "out_channels", 1):
@@ -150,4 +152,6 @@ def points_step(
             entries.append(
                 Entry(layer.name, round(layer.rows), round(layer.rows * share), layer.macs * share)
             )
+    if isinstance(ratio, PerLayer):
+        ratio.check([*points, *left])
     return Step(*words, points=points, entries=tuple(entries), left=left)

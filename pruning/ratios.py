@@ -7,7 +7,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,7 +45,8 @@ def lowest(units: Units, score: Tensor, ratio: float) -> Tensor:
 def kept_units(units: Units, wanted: int) -> int:
     """The number of units that stay where `wanted` should: a multiple, at least what must stay, at most all."""
     if units.count >= units.multiple > 1:
-        wanted = max(1, math.floor(wanted / units.multiple + 0.5)) * units.multiple
+        least = math.ceil(max(units.keep, 1) / units.multiple)
+        wanted = max(least, math.floor(wanted / units.multiple + 0.5)) * units.multiple
     return min(units.count, max(wanted, units.keep))
 
 
@@ -86,7 +87,10 @@ class Uniform(Ratio):
 
 @dataclass(frozen=True)
 class PerLayer(Ratio):
-    """A share for each layer or group, by name or pattern ("up.*"); the first that fits a group or one of its layers."""
+    """A share for each layer or group, by name or pattern ("up.*"); the first that fits a group or one of its layers.
+
+    For channels these are the layers that make them: a group does not go by the name of a layer that only reads it.
+    """
 
     ratios: Mapping[str, float] = field(default_factory=dict)
     default: float = 0.0
@@ -102,15 +106,22 @@ class PerLayer(Ratio):
                 return ratio
         return self.default
 
-    def choose(self, groups: Sequence[Units], scores: Sequence[Tensor], analysis: Analysis) -> list[Tensor]:  # noqa: ARG002
-        """See `Ratio.choose`; raises ValueError for a name that fits nothing."""
-        names = [name for u in groups for name in (u.name, *u.layers)]
+    def check(self, names: Iterable[str]) -> None:
+        """Raises ValueError where a name or pattern fits none of `names`."""
+        names = list(dict.fromkeys(names))
         for pattern in self.ratios:
             if pattern not in names and not fnmatch.filter(names, pattern):
                 raise ValueError(
                     f"PerLayer: {pattern!r} names no layer or group; there are {', '.join(names)}"
                 )
-        return [lowest(u, s, self.match(u.name, *u.layers)) for u, s in zip(groups, scores, strict=True)]
+
+    def choose(self, groups: Sequence[Units], scores: Sequence[Tensor], analysis: Analysis) -> list[Tensor]:  # noqa: ARG002
+        """See `Ratio.choose`; raises ValueError for a name that fits nothing."""
+        self.check([name for u in groups for name in (u.name, *(u.makers or u.layers))])
+        return [
+            lowest(u, s, self.match(u.name, *(u.makers or u.layers)))
+            for u, s in zip(groups, scores, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

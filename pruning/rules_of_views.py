@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -46,8 +47,8 @@ def _same(f: ChannelFollower, args: Any, _: Any, out: Any) -> None:
         f.mark_part(first)
 
 
-@rule("new_zeros", "new_ones", "new_empty", "new_full", "zeros", "ones", "empty", "full", "scalar_tensor", "arange",
-      "new_empty_strided", "empty_strided", "eye", "linspace", "rand", "randn", "randint", "randperm")  # fmt: skip
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "zeros", "ones", "empty", "full", "scalar_tensor",
+      "new_empty_strided", "empty_strided", "rand", "randn", "randint")  # fmt: skip
 def _made(f: ChannelFollower, _args: Any, _: Any, out: Tensor) -> None:
     f.mark_made(out)
 
@@ -115,7 +116,7 @@ def _reshaped(f: ChannelFollower, x: Tensor, out: Tensor) -> Axes:
         return list(result)
     done: Axes = list(result)
     for inner, outer in _blocks(tuple(x.shape), tuple(out.shape)):
-        full = [d for d in inner if axes[d] is not None]
+        full = [d for d in inner if axes[d] is not None and (x.shape[d] != 1 or len(inner) == 1)]
         long = [d for d in outer if out.shape[d] != 1]
         if not full:
             continue
@@ -218,7 +219,7 @@ def _stack(f: ChannelFollower, args: Any, kwargs: Any, out: Tensor) -> None:
 # --- parts ------------------------------------------------------------------------------------------------------------------
 
 
-@rule("slice", "narrow", "split", "split_with_sizes", "unbind", "select", "chunk", "unfold", "diagonal")
+@rule("slice", "narrow", "split", "split_with_sizes", "unbind", "select", "chunk")
 def _part(f: ChannelFollower, args: Any, kwargs: Any, out: Any) -> None:
     x = args[0]
     position = 2 if f.op in ("split", "split_with_sizes", "chunk") else 1
@@ -232,7 +233,7 @@ def _part(f: ChannelFollower, args: Any, kwargs: Any, out: Any) -> None:
                 f.mark_part(result)
         if f.is_made(x):
             f.mark_made(result)
-        dropped = f.op in ("unbind", "select", "diagonal")
+        dropped = f.op in ("unbind", "select")
         f.carry(
             result,
             [a if whole or d != dim else None for d, a in enumerate(axes) if not (dropped and d == dim)],
@@ -280,57 +281,60 @@ def _rows(f: ChannelFollower, args: Any, kwargs: Any, out: Tensor) -> None:
         f.carry(out, axes)
 
 
-@rule("index", "_unsafe_index")
-def _index(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
-    x, indices = args[:2]
-    axes = f.axes(x)
-    if not _is_full(axes):
-        return
-    kept, first, d = [], None, 0
+def _indexed(indices: Any, ndim: int) -> tuple[list[int], list[int | None]]:
+    """For x[indices] with x of `ndim` axes: the axes of x that are indexed, and of each axis of the result the axis of x it is.
+
+    As in NumPy: the axes that the indices make (None in the result) stand where the first index does, or first of all where a
+    slice separates the indices.
+    """
+    chosen: list[int] = []
+    layout: list[int | None] = []
+    extra, positions, d = 0, [], 0
     for index in indices:
         if index is None:
-            kept.append((d, axes[d]))
             d += 1
             continue
-        first = d if first is None else first
-        for _i in range(
-            index.ndim if index.dtype.is_floating_point is False and str(index.dtype) == "torch.bool" else 1
-        ):
-            f.freeze(axes[d], "channels are chosen by an index")
+        is_mask = index.dtype in (torch.bool, torch.uint8)
+        extra = max(extra, 1 if is_mask else index.ndim)
+        for _ in range(index.ndim if is_mask else 1):
+            positions.append(d)
+            chosen.append(d)
             d += 1
-    kept += [(i, axes[i]) for i in range(d, x.ndim)]
-    extra = out.ndim - len(kept)
-    positions = [i for i, index in enumerate(indices) if index is not None]
-    together = positions == list(range(positions[0], positions[-1] + 1)) if positions else True
-    place = first if together and first is not None else 0
-    before = [a for i, a in kept if i < place]
-    after = [a for i, a in kept if i >= place]
-    f.carry(out, [*before, *[None] * extra, *after])
+    layout = [axis for axis in range(ndim) if axis not in chosen]
+    together = not positions or positions == list(range(positions[0], positions[-1] + 1))
+    place = sum(axis is not None and axis < positions[0] for axis in layout) if positions and together else 0
+    layout[place:place] = [None] * extra
+    return chosen, layout
+
+
+@rule("index", "_unsafe_index")
+def _index(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
+    axes = f.axes(args[0])
+    chosen, layout = _indexed(args[1], len(axes))
+    for d in chosen:
+        f.freeze(axes[d], "channels are chosen by an index")
+    f.carry(out, [None if d is None else axes[d] for d in layout])
 
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def _index_put(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
+    """x[indices] = values, where values are broadcast to x[indices]."""
     x, indices, values = args[:3]
-    axes = list(f.axes(x))
-    d = 0
-    for index in indices:
-        if index is not None:
-            for _i in range(index.ndim if str(index.dtype) == "torch.bool" else 1):
-                f.freeze(axes[d], "channels are chosen by an index")
-                d += 1
-        else:
-            d += 1
-    incoming = f.axes(values)
-    for back in range(1, x.ndim - d + 1):
+    axes, incoming = list(f.axes(x)), f.axes(values)
+    chosen, layout = _indexed(indices, x.ndim)
+    for at in chosen:
+        f.freeze(axes[at], "channels are chosen by an index")
+    for back, d in enumerate(reversed(layout), start=1):
         ids = incoming[-back] if back <= values.ndim else None
-        if ids is not None and f.is_part(x):
+        if d is None:
+            f.freeze(ids, "channels are chosen by an index")
+            continue
+        if f.is_part(x) or (ids is not None and values.shape[-back] != x.shape[d]):
             f.freeze(ids, "is written into a part of another array")
-        elif ids is not None and axes[-back] is None and f.is_made(x):
-            axes[-back] = ids
-        elif ids is not None or (axes[-back] is not None and back <= values.ndim and values.shape[-back] > 1):
-            axes[-back] = f.tie(axes[-back], ids)
-    for back in range(x.ndim - d + 1, values.ndim + 1):
-        f.freeze(incoming[-back], "channels are chosen by an index")
+        elif ids is not None and axes[d] is None and f.is_made(x):
+            axes[d] = ids
+        elif ids is not None or (axes[d] is not None and back <= values.ndim and values.shape[-back] > 1):
+            axes[d] = f.tie(axes[d], ids)
     f.carry(out, axes)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,19 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
     except AttributeError as error:
         raise ValueError(f"the model has no parameter or buffer {name!r}") from error
     if not isinstance(value, Tensor):
+        if type(value) is int and attribute == "num_features":  # of a norm that has no tensors
+            return torch.empty(value, device="meta")
         raise ValueError(f"{name!r} must be a parameter or buffer, got {type(value).__name__}")
     return value
+
+
+def check_cut(name: str, tensor: Tensor, axes: Mapping[int, Tensor]) -> None:
+    """Raises ValueError unless a tensor has the axes and sizes that a cut was made for."""
+    for axis, stays in axes.items():
+        if axis >= tensor.ndim or len(stays) != tensor.shape[axis]:
+            raise ValueError(
+                f"{name}: expected {len(stays)} positions on axis {axis}, as when the plan was made, got {list(tensor.shape)}"
+            )
 
 
 def cut(model: nn.Module, cuts: Cuts) -> None:
@@ -42,15 +54,16 @@ def cut(model: nn.Module, cuts: Cuts) -> None:
     touched: dict[nn.Module, None] = {}
     for name, axes in cuts.items():
         old = tensor_of(model, name)
+        check_cut(name, old, axes)
         new = old.detach()
         for axis, stays in axes.items():
-            if axis >= old.ndim or len(stays) != old.shape[axis]:
-                raise ValueError(
-                    f"{name}: expected {len(stays)} positions on axis {axis}, as when the plan was made, got {list(old.shape)}"
-                )
             new = new.index_select(axis, stays.nonzero()[:, 0].to(new.device))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new.contiguous(), old.requires_grad)
+        if old.is_meta and name.endswith(".num_features"):
+            norm: Any = model.get_submodule(name.rpartition(".")[0])
+            norm.num_features = int(axes[0].sum())
+            continue
         for module, attribute in owners(model, name):
             setattr(module, attribute, new)
             touched[module] = None
@@ -61,8 +74,7 @@ def cut(model: nn.Module, cuts: Cuts) -> None:
 def _rename(module: nn.Module) -> None:
     """Brings the numbers that a layer keeps of itself in line with its tensors."""
     if isinstance(module, snn.SparseConvolution):
-        depthwise = module.groups > 1 and module.weight.shape[1] == 1
-        if depthwise:
+        if module.groups == module.in_channels > 1:  # depthwise: the numbers are still those from before
             module.groups = module.weight.shape[2] * module.groups // module.out_channels
         module.in_channels, module.out_channels = (
             module.weight.shape[1] * module.groups,
@@ -72,7 +84,7 @@ def _rename(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
         reads, makes = (0, 1) if module.transposed else (1, 0)
-        if module.groups > 1 and module.weight.shape[1] == 1 and not module.transposed:
+        if module.groups == module.in_channels > 1 and not module.transposed:
             module.groups = module.weight.shape[0] * module.groups // module.out_channels
         module.in_channels = module.weight.shape[reads] * (1 if module.transposed else module.groups)
         module.out_channels = module.weight.shape[makes] * (module.groups if module.transposed else 1)
@@ -80,6 +92,8 @@ def _rename(module: nn.Module) -> None:
         for x in (module.weight, module.running_mean):
             if x is not None:
                 module.num_features = len(x)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 

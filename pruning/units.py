@@ -47,6 +47,7 @@ class Units:
         count: how many.
         members: what they own.
         layers: names of the layers whose weights they own.
+        makers: of these, the ones that compute the channels; the others norm or read them. Empty where units are no channels.
         cost: float64 [count], the multiply-accumulates per scan that go with each unit; zeros where no call was seen.
         share: float64 [count], what a ratio counts: 1 for each unit, or its pairs, so that a ratio is a share of the work.
         keep: the lowest number of units that stay.
@@ -63,6 +64,7 @@ class Units:
     keep: int = 1
     multiple: int = 1
     blocks: tuple[int, int] | None = None
+    makers: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
 
     def total(self, values: Tensor, member: Member) -> Tensor:
