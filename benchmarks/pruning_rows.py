@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -75,11 +76,11 @@ TUNED = Row("dense, trained on", "dense")
 PRUNED = (
     Row("channels 1/2", "channels", one("channels", 1 / 2)),
     Row("channels 1/4", "channels", one("channels", 1 / 4)),
+    Row("channels 1/6", "channels", one("channels", 1 / 6)),
     Row("offsets shared 1/2", "offsets", one("offsets shared", 1 / 2)),
     Row("offsets shared 1/3", "offsets", one("offsets shared", 1 / 3)),
     Row("offsets per layer 1/2", "offsets per layer", one("offsets", 1 / 2)),
-    Row("channels 1/2 + offsets 2/3", "channels + offsets", both(1 / 2, 2 / 3), lr=2e-3),
-    Row("channels 1/3 + offsets 1/2", "channels + offsets", both(1 / 3, 1 / 2), lr=2e-3),
+    Row("channels 1/4 + offsets 2/3", "channels + offsets", both(1 / 4, 2 / 3)),
     Row("vectors 1/2", "vectors", (Stage("vectors", 1 / 2, "magnitude"),)),
 )
 
@@ -206,7 +207,9 @@ class Workshop:
             last = i == len(row.stages) - 1
             steps = task.tune_steps - done if last else round(stage.tuning * task.tune_steps)
             first = task.dense_steps + done
-            losses += self._train(network, row.name, seed, first, steps, row.lr or task.tune_lr, plan.masks())
+            losses += self._train(
+                network, row.name, seed, first, steps, row.lr or task.prune_lr, plan.masks()
+            )
             done += steps
         return network, plan, losses
 
@@ -223,7 +226,21 @@ class Workshop:
         torch.manual_seed(seed)
         course = Course(lr, self.task.decay, steps, f"{name}, seed {seed}")
         data = training_batches(self.task, self.sweeps, steps=steps, seed=seed, first=first)
-        return train(network, data, self.loss, course, masks)
+        return train(network, data, self._loss_from(name, seed, first), course, masks)
+
+    def _loss_from(self, name: str, seed: int, first: int) -> Loss:
+        """The loss of training that begins at a step: once the dense network is there, it teaches, baselines too."""
+        if not self.task.distil or name in (DENSE.name, TUNED.name):
+            return self.loss
+        from sparseconv.pruning import distilled
+
+        plain, step = self.loss, itertools.count(first)
+        taught = distilled(plain, self.network(DENSE, seed), weight=self.task.distil)
+
+        def loss(network: nn.Module, batch: Any) -> Tensor:
+            return (taught if next(step) >= self.task.dense_steps else plain)(network, batch)
+
+        return loss
 
 
 def choices(stage: Stage) -> tuple[Any, Any, Any]:
@@ -231,7 +248,7 @@ def choices(stage: Stage) -> tuple[Any, Any, Any]:
     from sparseconv import pruning
 
     granularities = {
-        "channels": pruning.Channels(round_to=8),
+        "channels": pruning.Channels(round_to=16),
         "offsets shared": pruning.Offsets(shared=True),
         "offsets": pruning.Offsets(shared=False),
         "vectors": pruning.Vectors(16),
@@ -239,7 +256,12 @@ def choices(stage: Stage) -> tuple[Any, Any, Any]:
     }
     criteria = {"taylor": pruning.Taylor(), "magnitude": pruning.Magnitude()}
     granularity = granularities[stage.granularity]
-    ratio = pruning.Macs(stage.stays) if granularity.removes else pruning.Global(1 - stage.stays)
+    if isinstance(
+        granularity, pruning.Channels
+    ):  # first-order changes of the loss compare across groups as they are
+        ratio: pruning.Ratio = pruning.Macs(stage.stays, normalize=False, by="macs")
+    else:
+        ratio = pruning.Macs(stage.stays) if granularity.removes else pruning.Global(1 - stage.stays)
     return granularity, criteria[stage.criterion], ratio
 
 

@@ -23,7 +23,9 @@ class Task:
     tune_steps: int = 300
     batch: int = 1  # half sweeps a step, of about 15,000 voxels each
     lr: float = 3e-3
-    tune_lr: float = 1e-3
+    tune_lr: float = 1e-3  # of the dense network that goes on
+    prune_lr: float = 2e-3  # of pruned networks
+    distil: float = 1.0  # weight of the dense network's scores in fine-tuning, and in the last steps of baselines; 0 = without
     decay: float = 0.01
     rank_scans: int = 16  # half sweeps of training that criteria see
     threads: int = 2
@@ -89,7 +91,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         parser.error("seeds and rounds must be 1 or more, resamples 100 or more, minutes 0 or more")
     changed = {f.name: getattr(given, f.name) for f in fields(Task) if getattr(given, f.name) is not None}
     for name, value in changed.items():
-        if value <= 0 and not (name == "decay" and value == 0):
+        if value <= 0 and not (name in ("decay", "distil") and value == 0):
             parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
     root = Path(__file__).resolve().parent
     work = given.work or Path("runs/pruning-quick" if given.quick else "runs/pruning")

@@ -13,7 +13,7 @@ from .analysis import Analysis, Layer, analyze
 from .criteria import Context, Criterion, Loss, Magnitude, Random
 from .criteria_activations import ActivationNorm, APoZ, Wanda
 from .criteria_gradients import OBD, Taylor
-from .finetune import HeldMasks, fine_tune
+from .finetune import HeldMasks, distilled, fine_tune
 from .granularity import NM, Channels, FineGrained, Granularity, Kernels, Offsets, Vectors
 from .make_plan import make_plan
 from .obs import OBS
@@ -73,6 +73,7 @@ __all__ = [
     "Vectors",
     "Wanda",
     "analyze",
+    "distilled",
     "fine_tune",
     "group_penalty",
     "l1_penalty",

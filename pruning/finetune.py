@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
 from tqdm import tqdm
 
+from .calls import evaluating
 from .criteria import Loss
 from .plan import Plan
 from .surgery import tensor_of
@@ -136,6 +138,59 @@ def fine_tune(
             if on_step is not None:
                 on_step(step, losses[-1])
     return losses
+
+
+def distilled(loss: Loss, teacher: nn.Module, *, weight: float = 1.0, temperature: float = 1.0) -> Loss:
+    """`loss` plus the divergence of a network's class scores from those of a teacher, usually the network before pruning.
+
+    Adds weight * T^2 * KL(softmax(teacher / T) || softmax(network / T)), the mean over rows. The network runs once for both.
+
+    Args:
+        loss: (model, batch) -> scalar; it calls the model once, which returns [N, classes] or a SparseTensor with such features.
+        teacher: is run in evaluation mode and left as it is.
+        weight, temperature: of the second part.
+
+    Source: Hinton et al., "Distilling the knowledge in a neural network" (2015).
+    """
+    if not weight >= 0 or not temperature > 0:
+        raise ValueError(
+            f"distilled: weight must be at least 0 and temperature positive, got {weight} and {temperature}"
+        )
+
+    def total(model: nn.Module, batch: Any) -> Tensor:
+        student, reference = _Remembers(model), _Remembers(teacher)
+        value = loss(student, batch)
+        with evaluating(teacher):
+            loss(reference, batch)
+        scores, wanted = (x.scores() / temperature for x in (student, reference))
+        if scores.shape != wanted.shape:
+            raise ValueError(
+                f"distilled: the network's scores are {list(scores.shape)}, the teacher's {list(wanted.shape)}"
+            )
+        gap = kl_div(log_softmax(scores, 1), log_softmax(wanted, 1), reduction="batchmean", log_target=True)
+        return value + weight * temperature**2 * gap
+
+    return total
+
+
+class _Remembers(nn.Module):
+    """A network that keeps what it last returned."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self._last = model, None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self._last = self.model(*args, **kwargs)
+        return self._last
+
+    def scores(self) -> Tensor:
+        value = getattr(self._last, "features", self._last)
+        if not isinstance(value, Tensor) or value.ndim != 2:
+            raise TypeError(
+                f"distilled: the network must return [N, classes] or a SparseTensor, got {type(self._last).__name__}"
+            )
+        return value.float()
 
 
 def _endless(batches: Iterable[Any]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from sparseconv.pruning import Global, PerLayer, Plan, Points, make_plan
+from sparseconv.pruning import Channels, Global, PerLayer, Plan, Points, make_plan
 from sparseconv.pruning.points import important_rows, restrict
 from strategies import close, same_bits
 from torch import nn
@@ -173,7 +173,7 @@ def test_plans_of_points() -> None:
 
 def test_points_after_channels() -> None:
     model, x = zoo.create("Plain"), zoo.sites()
-    channels = make_plan(model, [x], ratio=0.5)
+    channels = make_plan(model, [x], granularity=Channels(round_to=8), ratio=0.5)
     both = channels.then(make_plan(channels.apply(model), [x], granularity=Points(), ratio=0.5))
     smaller = both.apply(model)
     assert smaller.body[0].skip_ratio == 0.5 and smaller.body[0].in_channels == 8
