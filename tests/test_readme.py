@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every block of README.md: the Python ones run, in order and in one namespace; the shell ones name what exists."""
+"""Every block of README.md and of the tutorials: Python runs, in order and in one namespace; shell names what exists."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+TUTORIALS = [ROOT / "docs" / "pruning.md"]
 SHELL = {"bash", "sh", "shell", "console"}
 
 
@@ -37,7 +38,7 @@ def run_python_blocks(text: str, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, f"line numbers are README.md's:\n{done.stderr}"
+    assert done.returncode == 0, f"line numbers are those of the text:\n{done.stderr}"
 
 
 def make_targets() -> set[str]:
@@ -90,12 +91,14 @@ def test_readme_has_blocks_of_both_kinds() -> None:
     assert "" not in languages, "a fenced block without a language is neither run nor checked"
 
 
-def test_python_blocks_run(tmp_path: Path) -> None:
-    run_python_blocks(README.read_text(), tmp_path)
+@pytest.mark.parametrize("path", [README, *TUTORIALS], ids=lambda path: path.name)
+def test_python_blocks_run(path: Path, tmp_path: Path) -> None:
+    run_python_blocks(path.read_text(), tmp_path)
 
 
-def test_shell_blocks_name_what_exists() -> None:
-    assert unknown_commands(README.read_text()) == []
+@pytest.mark.parametrize("path", [README, *TUTORIALS], ids=lambda path: path.name)
+def test_shell_blocks_name_what_exists(path: Path) -> None:
+    assert unknown_commands(path.read_text()) == []
 
 
 def test_these_checks_can_fail(tmp_path: Path) -> None:
