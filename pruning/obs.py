@@ -112,7 +112,7 @@ def _single_weights(context: Context, units: Units) -> str:
 
 
 def damped(found: Moments, damping: float, scale: float = 1.0) -> Tensor:
-    """`scale` times the moments [B, S, S], `damping` times the mean of their diagonal added to it; 1 for inputs that are always zero.
+    """`scale` times the moments [B, S, S], and on the diagonal `damping` times its mean more; 1 for inputs that are always zero.
 
     Raises:
         ValueError: if they then are not positive definite.
