@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,11 @@ from .channel_ids import ChannelIds
 from .coupling import channel_groups
 from .follow import Axes, ChannelFollower, tensors_in
 from .rules import RULES
-from .surgery import cut, zero
+from .surgery import tensor_of
 from .units import Units
+from .verify import keep_of as keep_of  # also the name under which others import them
+from .verify import masks_of as masks_of
+from .verify import verified
 
 
 @dataclass
@@ -124,11 +127,33 @@ def analyze(
         raise ValueError(
             "analyze: the model multiplies by none of its parameters; is it a compiled or scripted one?"
         )
+    if any(p.ndim > 1 and name not in tensors for name, p in model.named_parameters()):
+        _follow_training(model, scans, forward, ids, tensors)
     result.maps = maps.shared()
     result.channels, result.left = channel_groups(model, ids, tensors, _costs(model, result.layers.values()))
     if verify and result.channels:
-        _verify(model, scans[0], forward, result)
+        result.channels, wrong = verified(
+            model, next((s for s in scans if not _is_empty(s)), scans[0]), forward, result.channels
+        )
+        result.left.update({name: reason for name, reason in wrong.items() if name not in result.left})
     return result
+
+
+def _follow_training(
+    model: nn.Module, scans: list[Any], forward: Forward | None, ids: ChannelIds, tensors: dict[str, Axes]
+) -> None:
+    """Follows channels through a copy in training mode too, where layers that had no part in evaluation may: auxiliary heads."""
+    probe = copy.deepcopy(model).train()
+    for scan in scans:
+        follower = ChannelFollower(probe, RULES, ids=ids, tensors=tensors)
+        _mark_inputs(follower, scan)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), follower.naming(probe):
+                with follower:
+                    outputs = call(probe, scan, forward)
+                follower.finish((outputs, scan))
+        except Exception:  # noqa: BLE001  training may ask for labels or for more samples: these layers stay unknown, and are named
+            return
 
 
 def _is_empty(scan: Any) -> bool:
@@ -148,7 +173,7 @@ def _costs(model: nn.Module, layers: Iterable[Layer]) -> dict[tuple[str, int], f
     """Multiply-accumulates that go with one position of an axis of a weight."""
     costs = {}
     for layer in layers:
-        shape = model.get_parameter(layer.weight).shape
+        shape = tensor_of(model, layer.weight).shape
         for axis in axes_of(layer):
             costs[layer.weight, axis] = layer.macs / shape[axis]
     return costs
@@ -233,76 +258,3 @@ class _Hooks:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def keep_of(groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, dict[int, Tensor]]:
-    """The positions that stay on every axis when units (bool [count] per group) are removed."""
-    cuts: dict[str, dict[int, Tensor]] = {}
-    for units, gone in zip(groups, removed, strict=True):
-        padded = torch.cat([gone, gone.new_zeros(1)])
-        for member in units.members:
-            if member.axis is None:
-                raise ValueError(f"{units.name}: single elements cannot be taken out of {member.tensor}")
-            stays = ~padded[member.unit]
-            axes = cuts.setdefault(member.tensor, {})
-            axes[member.axis] = axes[member.axis] & stays if member.axis in axes else stays
-    return {name: axes for name, axes in cuts.items() if not all(bool(s.all()) for s in axes.values())}
-
-
-def masks_of(model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Masks of all scored tensors, bool of their shapes: False where an element belongs to a removed unit."""
-    masks: dict[str, Tensor] = {}
-    for units, gone in zip(groups, removed, strict=True):
-        for member in units.members:
-            if member.scored:
-                shape = model.get_parameter(member.tensor).shape
-                mask = units.mask(gone, member, shape)
-                masks[member.tensor] = masks[member.tensor] & mask if member.tensor in masks else mask
-    return masks
-
-
-def _verify(model: nn.Module, scan: Any, forward: Forward | None, result: Analysis) -> None:
-    """Drops the groups whose removal does not equal their zeros: all at once, and one after the other where that fails."""
-    if _differs(model, scan, forward, result.channels) is None:
-        return
-    good: list[Units] = []
-    for units in result.channels:
-        reason = _differs(model, scan, forward, [*good, units])
-        if reason is None:
-            good.append(units)
-        else:
-            for layer in units.makers:
-                result.left.setdefault(layer, reason)
-    result.channels = good
-
-
-def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Sequence[Units]) -> str | None:
-    """What is wrong when the first unit of every group is removed; None where it equals the unit at zero."""
-    gone = [
-        torch.arange(u.count) == 0 if u.count > 1 else torch.zeros(u.count, dtype=torch.bool) for u in groups
-    ]
-    masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
-    zero(masked, masks_of(model, groups, gone))
-    cut(smaller, keep_of(groups, gone))
-    with evaluating(masked), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        expected = list(_outputs((call(masked, scan, forward), scan)))
-    try:
-        with evaluating(smaller), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            got = list(_outputs((call(smaller, scan, forward), scan)))
-    except Exception as error:  # noqa: BLE001  whatever the network's own code raises on other sizes
-        return f"does not run with fewer channels: {error}"
-    if len(expected) != len(got):
-        return f"changes the number of outputs from {len(expected)} to {len(got)}"
-    for a, b in zip(expected, got, strict=True):
-        if a.shape != b.shape:
-            return f"changes the shape of the output from {list(a.shape)} to {list(b.shape)}"
-        scale = float(a.abs().max()) if a.numel() else 0.0
-        if a.numel() and not float((a - b).abs().max()) <= 1e-4 * max(scale, 1e-6):
-            return "changes the output"
-    return None
-
-
-def _outputs(value: Any) -> Iterable[Tensor]:
-    return (x for x in tensors_in(value) if x.is_floating_point())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import nn as snn
 from .analysis import Analysis, Layer, canonical, from_canonical
 from .calls import CONV
+from .surgery import tensor_of
 from .units import Member, Units
 
 
@@ -40,7 +41,7 @@ class _Blocks(Granularity):
         """One set for every convolution and linear layer."""
         found, left = [], {}
         for layer in analysis.layers.values():
-            weight = model.get_parameter(layer.weight)
+            weight = tensor_of(model, layer.weight)
             reason = self._refuses(canonical(layer, weight).shape)
             if reason:
                 left[layer.name] = reason
@@ -156,7 +157,7 @@ class Offsets(Granularity):
                 holders.setdefault(id(module.weight), []).append(name)
         layers, left = {}, {}
         for layer in analysis.layers.values():
-            if id(model.get_parameter(layer.weight)) in holders:
+            if id(tensor_of(model, layer.weight)) in holders:
                 layers[layer.name] = layer
             elif layer.kind == CONV:
                 left[layer.name] = "a bare weight, which knows nothing of its taps"
@@ -186,10 +187,10 @@ def _tap_units(model: nn.Module, layers: list[Layer], holders: Mapping[int, list
     for layer in layers:
         unit = rows[layer.name]
         members.append(Member(layer.weight, unit, 0))
-        for name in holders[id(model.get_parameter(layer.weight))]:
+        for name in holders[id(tensor_of(model, layer.weight))]:
             members.append(Member(f"{name}.taps", unit, 0, scored=False))
         if layer.pairs is not None:
-            size = model.get_parameter(layer.weight)[0].numel()
+            size = tensor_of(model, layer.weight)[0].numel()
             cost.index_add_(0, unit, layer.pairs * size)
     names = tuple(layer.name for layer in layers)
     title = names[0] if len(names) == 1 else f"{names[0]} (+{len(names) - 1})"
