@@ -396,3 +396,16 @@ def test_random_numbers_of_the_program_are_not_used_up() -> None:
     torch.manual_seed(5)
     make_plan(model, [zoo.sites()])
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.ZOO) - {"HardWired", "WidthInTheScale"}))
+def test_the_rules_alone_are_right(name: str) -> None:
+    """Without the trial on copies: only what the network's own code knows of its sizes is for the trial to find."""
+    animal, model = zoo.ZOO[name], zoo.create(name)
+    scan = animal.scan()
+    analysis = analyze(model, [scan], verify=False)
+    assert [u.name for u in analysis.channels] == [u.name for u in analyzed(name).channels]
+    plan = make_plan(
+        model, [scan], granularity=Channels(round_to=1), criterion=Random(7), ratio=0.5, analysis=analysis
+    )
+    same_outputs(plan.apply(model), plan.apply(model, remove=False), scan)
