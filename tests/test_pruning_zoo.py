@@ -77,7 +77,7 @@ def out_channels(model: nn.Module, name: str) -> int:
         value = getattr(value, part)
     if isinstance(value, nn.Parameter):
         return value.shape[-1]
-    weight = value.weight
+    weight = value.weight_hh if isinstance(value, nn.GRUCell) else value.weight
     if isinstance(value, snn.SparseConvolution):
         return weight.shape[2]
     if isinstance(value, nn.modules.conv._ConvNd) and value.transposed:
@@ -187,7 +187,11 @@ def test_the_pruned_network_lives(name: str) -> None:
         assert out_channels(smaller, layer) < out_channels(model, layer), layer
     train_step(smaller, scan)
     same_outputs(copy.deepcopy(smaller), smaller, scan, 0)
-    if name not in ("Scripted", "WeightNorm"):  # scripted and parametrized modules do not pickle
+    if name not in (
+        "Scripted",
+        "ScriptedWeights",
+        "WeightNorm",
+    ):  # scripted and parametrized modules do not pickle
         same_outputs(pickle.loads(pickle.dumps(smaller)), smaller, scan, 0)
     buffer = io.BytesIO()
     torch.save(smaller.state_dict(), buffer)
@@ -330,3 +334,78 @@ def test_a_dense_grid_and_an_empty_scan() -> None:
         plan.apply(model, remove=False),
         random_tensor(3, 90, 4, extent=6, dtype=torch.float64),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_networks_of_other_types(dtype: torch.dtype) -> None:
+    """Rounding is no reason to leave anything unpruned."""
+    x = zoo.sites(dtype=dtype)
+    model = zoo.create("Residual").to(dtype)
+    plan = make_plan(model, [x], granularity=Channels(round_to=1), ratio=0.5)
+    assert set(plan.steps[0].left) == {"head"}
+    assert plan.apply(model).a[0].weight.dtype == dtype
+    same_outputs(
+        plan.apply(model), plan.apply(model, remove=False), x, 1e-4 if dtype == torch.float32 else 0.1
+    )
+
+
+class InsistsOnFloat32(zoo.WidthInTheScale):
+    def middle(self, x):
+        if x.dtype != torch.float32:
+            raise TypeError("float32 alone")
+        return super().middle(x)
+
+
+def test_a_network_that_insists_on_its_type() -> None:
+    model, x = InsistsOnFloat32().eval(), zoo.sites(dtype=torch.float32)
+    plan = make_plan(model, [x], granularity=Channels(round_to=1), ratio=0.5)
+    same_outputs(plan.apply(model), plan.apply(model, remove=False), x, 1e-4)
+    assert "v.weight" in plan.steps[0].cuts
+
+
+def test_a_last_layer_at_zero_hides_nothing() -> None:
+    """A head that starts at zero puts out zeros whatever comes before: the groups are those of the trained network."""
+    for name in ("WidthInTheScale", "ChannelNumbers", "HardWired", "Residual"):
+        model, x = zoo.create(name), zoo.sites()
+        expected = analyzed(name).left
+        with torch.no_grad():
+            model.head.weight.zero_()
+            model.head.bias.zero_()
+        assert analyze(model, [x]).left == expected, name
+
+
+def test_training_code_that_asks_for_more_does_not_stop_the_analysis() -> None:
+    class NeedsLabels(zoo.AuxiliaryHead):
+        def forward(self, x):
+            if self.training:
+                raise RuntimeError("labels, please")
+            return super().forward(x)
+
+    model = NeedsLabels().double()
+    analysis = analyze(model, [zoo.sites()])
+    assert "not used" in analysis.left["aux.0"] and "a.0" not in analysis.left
+
+
+def test_random_numbers_of_the_program_are_not_used_up() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    analyze(zoo.create("AuxiliaryHead"), [zoo.sites()])
+    torch.manual_seed(5)
+    model = zoo.ZOO["AuxiliaryHead"].build().double()
+    torch.manual_seed(5)
+    make_plan(model, [zoo.sites()])
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.ZOO) - {"HardWired", "WidthInTheScale"}))
+def test_the_rules_alone_are_right(name: str) -> None:
+    """Without the trial on copies: only what the network's own code knows of its sizes is for the trial to find."""
+    animal, model = zoo.ZOO[name], zoo.create(name)
+    scan = animal.scan()
+    analysis = analyze(model, [scan], verify=False)
+    assert [u.name for u in analysis.channels] == [u.name for u in analyzed(name).channels]
+    plan = make_plan(
+        model, [scan], granularity=Channels(round_to=1), criterion=Random(7), ratio=0.5, analysis=analysis
+    )
+    same_outputs(plan.apply(model), plan.apply(model, remove=False), scan)
