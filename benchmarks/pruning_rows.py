@@ -229,13 +229,13 @@ class Workshop:
         return train(network, data, self._loss_from(name, seed, first), course, masks)
 
     def _loss_from(self, name: str, seed: int, first: int) -> Loss:
-        """The loss of training that begins at a step: once the dense network is there, it teaches, baselines too."""
+        """The loss of training that begins at a step: from where the dense network ends, the one trained on teaches."""
         if not self.task.distil or name in (DENSE.name, TUNED.name):
             return self.loss
         from sparseconv.pruning import distilled
 
         plain, step = self.loss, itertools.count(first)
-        taught = distilled(plain, self.network(DENSE, seed), weight=self.task.distil)
+        taught = distilled(plain, self.network(TUNED, seed), weight=self.task.distil)
 
         def loss(network: nn.Module, batch: Any) -> Tensor:
             return (taught if next(step) >= self.task.dense_steps else plain)(network, batch)
