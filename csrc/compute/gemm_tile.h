@@ -38,6 +38,7 @@ void run_tiles(const Panel<S>& panel, const Pair* pairs, int64_t count) {
     constexpr int line = kLine<A>;
     // A copy, which stores to `out` cannot change.
     const auto [x, x_stride, weight, k, start, start_stride, out, out_stride, columns, stored] = panel;
+    constexpr int ahead = 3;  // tiles of few input channels, which are shorter than a row takes from memory
     constexpr int held = kWide && K * NV <= 16 ? K * NV : 0;  // weights that stay in registers
     typename V::Reg kept[held > 0 ? held : 1];
     SPARSECONV_UNROLL
@@ -79,6 +80,16 @@ void run_tiles(const Panel<S>& panel, const Pair* pairs, int64_t count) {
             }
         };
         if constexpr (K > 0) {
+            if (start_stride == 0 && count > ahead) {  // the first tap: later ones find its rows in a cache
+                SPARSECONV_UNROLL
+                for (int r = 0; r < R; ++r) {
+                    const Pair pair = pairs[ahead * R + r];
+                    SPARSECONV_UNROLL
+                    for (int i = 0; i < K; i += kLine<S>) __builtin_prefetch(x + pair.in * x_stride + i);
+                    SPARSECONV_UNROLL
+                    for (int i = 0; i < NV * V::width; i += kLine<S>) __builtin_prefetch(stored + pair.out * out_stride + i, 1);
+                }
+            }
             SPARSECONV_UNROLL
             for (int i = 0; i < K; ++i) step(i, place(i));
         } else {
