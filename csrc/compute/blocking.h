@@ -17,9 +17,10 @@
 //   written and read again, worth 3 to 7.
 // - The rows of the next tile are prefetched, a line of each per 16 input channels: worth 3 to 6 from C = 64 on. With 16 and 32
 //   input channels the loop over them is unrolled whole instead, worth about 5, and the first tap alone prefetches, three tiles
-//   ahead: its rows come from memory. That takes 27 and 16 % off a 1x1x1 layer's time, 4 and 2 % off 3x3x3.
+//   ahead: its rows come from memory. With cold caches that takes 15 and 3 % off the time of a 1x1x1 layer with 16 and 32 channels,
+//   7 and 1 % off 3x3x3 (15 % at 1x1x1, 32 channels, where other processes use the memory too); with warm caches nothing.
 // - Rows of bfloat16 are widened by each tile, into 3 KB that it keeps in the first-level cache; a block's sums are float32 and rounded
-//   when it is complete, into rows that the first tap has prefetched. Against float32 1.03, 1.04, 1.02 of the time at C = 64, 96, 128;
+//   when it is complete, into rows that the first tap has prefetched. Against float32 1.04, 1.04, 1.02 of the time at C = 64, 96, 128;
 //   with a block's rows widened together, once for all taps, 1.07, 1.05, 1.08, since those rows crowd the second-level cache.
 // - Panels go outside tiles, and the input channels of a panel are cut so that it stays in the first-level cache: else
 //   each tile of 6 rows would read all weights of the tap from the second level.
