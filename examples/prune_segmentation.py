@@ -108,7 +108,8 @@ def prune_network(
 
     scan = None
     if options.sensitivity:
-        scan = pruning.sensitivity_scan(
+        find = partial(
+            pruning.sensitivity_scan,
             model,
             calibration[:1],
             lambda network: accuracy(network, few),
@@ -116,6 +117,11 @@ def prune_network(
             path=out / "sensitivity.json",
             forward=forward,
         )
+        try:
+            scan = find()  # goes on where it was stopped
+        except ValueError:  # what lies there belongs to a network trained before
+            (out / "sensitivity.json").unlink(missing_ok=True)
+            scan = find()
     networks: dict[str, nn.Module] = {"dense": model}
     plans: dict[str, pruning.Plan] = {}
     for share in options.keep:
@@ -167,7 +173,7 @@ def prune_once(
         pruning.fine_tune(
             current,
             batches,
-            loss,
+            pruning.distilled(loss, model),  # the network before pruning teaches
             steps=options.steps // len(granularities),
             lr=settings.lr,
             factor=options.factor,
