@@ -35,7 +35,7 @@ SETTINGS = Settings(
 )
 
 # Minutes, not hours: few steps of fine-tuning, a coarse sensitivity scan.
-PRUNING = Options(steps=150, keep=(0.5,), calibration=4, sensitivity=(0.5,), scans=4, timed=1, rounds=5)
+PRUNING = Options(steps=100, keep=(0.5,), calibration=4, sensitivity=(0.5,), scans=4, timed=1, rounds=5)
 
 
 def simulate(count: int, seed: int, what: str) -> list[ds.Scan]:
