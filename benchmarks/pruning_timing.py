@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +13,9 @@ from typing import Any
 
 import torch
 from pruning_training import make_network
+from sparseconv.pruning import analyze
 from timing import Budget, Spread, Task, Timings, interleave, ratios
-from torch import Tensor, nn
+from torch import nn
 
 from sparseconv import SparseTensor
 
@@ -76,31 +76,15 @@ def recorded_calls(network: nn.Module, x: SparseTensor) -> dict[str, tuple[Any, 
     return calls
 
 
-def pairs_of_taps(layer: nn.Module, arguments: tuple[Any, ...]) -> Tensor:
-    """Pairs of each tap of a convolution layer, float64 `[K]`: the gradient of its weight where all it reads and gets is 1."""
-    counter: Any = copy.deepcopy(layer)
-    counter.in_channels = counter.out_channels = counter.groups = 1
-    counter.bias = None
-    counter.weight = nn.Parameter(torch.ones(counter.weight.shape[0], 1, 1, dtype=torch.float64))
-    x, *target = arguments
-    ones = x.replace(torch.ones(len(x.coords), 1, dtype=torch.float64))
-    with torch.enable_grad():
-        counter(ones, *target).features.sum().backward()
-    found: Tensor = counter.weight.grad[:, 0, 0]
-    return found
-
-
 def work_of(network: nn.Module, x: SparseTensor) -> dict[str, Work]:
     """The work of every convolution layer on a sweep: pairs times weights that are not zero, tap by tap."""
-    calls = recorded_calls(network, fresh(x))
-    found = {}
-    for name, layer in conv_layers(network).items():
-        if name not in calls:
-            continue
-        weight: Any = layer.weight
-        used = (weight.detach() != 0).sum(dim=(1, 2)).double()
-        macs = float((pairs_of_taps(layer, calls[name]) * used).sum())
-        found[name] = Work(macs, min(weight.shape[1], weight.shape[2]))
+    convs, found = conv_layers(network), {}
+    for layer in analyze(network, [fresh(x)], verify=False).layers.values():
+        if layer.name in convs and layer.pairs is not None:
+            weight: Any = convs[layer.name].weight
+            used = (weight.detach() != 0).sum(dim=(1, 2)).double()
+            macs = float((layer.pairs * used).sum())
+            found[layer.name] = Work(macs, min(weight.shape[1], weight.shape[2]))
     return found
 
 

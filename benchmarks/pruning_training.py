@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from pruning_settings import Task
 from pruning_task import CLASSES, FEATURES
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -108,12 +107,3 @@ def confusions(network: nn.Module, data: Iterable[ds.Batch], total: int) -> Tens
         cell = batch.labels[known] * CLASSES + label[known]
         found.append(torch.bincount(cell, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES))
     return torch.stack(found)
-
-
-def dense_courses(task: Task) -> dict[str, Course]:
-    """How the dense network, those that go on from it and the baselines are trained."""
-    return {
-        "dense": Course(task.lr, task.decay, task.dense_steps, "dense"),
-        "tune": Course(task.tune_lr, task.decay, task.tune_steps, "fine-tuning"),
-        "baseline": Course(task.lr, task.decay, task.all_steps, "baseline"),
-    }

@@ -12,6 +12,7 @@ its layers, and pictures. The best network is saved as `pruned.safetensors`; `lo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import time
 from collections.abc import Iterable
@@ -144,7 +145,7 @@ def prune_network(
 
 def one_by_one(settings: Settings) -> Settings:
     """Return settings with one scan a batch, as a network in use gets them."""
-    return Settings(**{**settings.__dict__, "batch": 1})
+    return dataclasses.replace(settings, batch=1)
 
 
 def prune_once(
@@ -272,7 +273,7 @@ def main() -> None:
     device = torch.device(args.device)
     model, settings = load_network(args.checkpoint, device)
     if args.data is not None:
-        settings = Settings(**{**settings.__dict__, "data": args.data})
+        settings = dataclasses.replace(settings, data=args.data)
     options = Options(steps=args.steps, keep=tuple(args.keep))
     out = args.out or args.checkpoint / "pruned"
     prune_network(model, settings, options, make_data(settings), out, device)

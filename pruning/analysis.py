@@ -21,8 +21,6 @@ from .follow import Axes, ChannelFollower, tensors_in
 from .rules import RULES
 from .surgery import tensor_of
 from .units import Units
-from .verify import keep_of as keep_of  # also the name under which others import them
-from .verify import masks_of as masks_of
 from .verify import verified
 
 
@@ -82,7 +80,7 @@ def analyze(
         model: any module that works on SparseTensors, plain tensors or both; it is not changed.
         scans: at least one input: a SparseTensor, a tuple of arguments, or anything that `forward` takes.
         forward: (model, scan) -> outputs, where a scan is no plain input.
-        verify: remove one channel of every group from a copy and compare with the channel at zero, on the first scan; groups for
+        verify: remove a third of every group from a copy and compare with those channels at zero, on the first scan; groups for
             which this fails are left unpruned and named.
 
     Raises:

@@ -125,7 +125,14 @@ def call(model: nn.Module, scan: Any, forward: Forward | None = None) -> Any:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets its own mode back, and its buffers where its forward changes them."""
+    """`in_evaluation`, without gradients."""
+    with in_evaluation(model), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; every module gets its own mode back, and its buffers where its forward changes them."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, key, value, value._version, value.clone())
@@ -135,8 +142,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     ]
     model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -144,7 +150,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             if module._buffers.get(key) is not value:
                 module._buffers[key] = value
             if value._version != version:
-                value.copy_(copy)
+                value.detach().copy_(copy)
 
 
 def observe(

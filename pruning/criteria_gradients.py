@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .calls import in_evaluation
 from .criteria import Context, Criterion
 from .units import Units
 
@@ -157,17 +158,14 @@ def gradients(
 def _learning(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Evaluation mode in which these parameters have gradients; afterwards all is as before."""
     learns = [p.requires_grad for p in parameters]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     for p in parameters:
         p.requires_grad_(True)
     try:
-        yield
+        with in_evaluation(model):
+            yield
     finally:
         for p, learn in zip(parameters, learns, strict=True):
             p.requires_grad_(learn)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _checked(loss: Any) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .analysis import Analysis, analyze, keep_of, masks_of
+from .analysis import Analysis, analyze
 from .calls import Forward
 from .criteria import Context, Criterion, Loss, Magnitude
 from .granularity import Channels, Granularity, describe
 from .plan import Entry, Plan, Step
-from .points import Points, points_step
-from .ratios import Ratio, Uniform
+from .points import Points, can_skip
+from .ratios import PerLayer, Ratio, Uniform
+from .surgery import keep_of, masks_of
 from .units import Units
 
 
@@ -57,7 +58,7 @@ def make_plan(
     _check_names(model, ignore)
     words = describe(granularity), describe(criterion), describe(chosen)
     if isinstance(granularity, Points):
-        return Plan((points_step(model, granularity, chosen, analysis, words, ignore),))
+        return Plan((_points_step(model, granularity, chosen, analysis, words, ignore),))
     groups, left = granularity.units(model, analysis)
     groups, left = drop_ignored(groups, left, ignore)
     context = Context(model, scans, analysis, loss, forward)
@@ -91,6 +92,38 @@ def step_of(
         left=left or {},
         updates=updates or {},
     )
+
+
+def _points_step(
+    model: nn.Module,
+    granularity: Points,
+    ratio: Any,
+    analysis: Analysis,
+    words: tuple[str, str, str],
+    ignore: Sequence[str],
+) -> Step:
+    """The step of a plan that skips rows."""
+    if not isinstance(ratio, PerLayer | Uniform):
+        raise TypeError(f"{granularity}: ratio must be Uniform or PerLayer, got {ratio!r}")
+    points, entries, left = {}, [], {}
+    modules = dict(model.named_modules())
+    for layer in analysis.layers.values():
+        module = modules.get(layer.name)  # None for a bare parameter
+        if not can_skip(module):
+            continue
+        if getattr(module, "in_channels", 0) != getattr(module, "out_channels", 1):
+            left[layer.name] = "input and output channels differ"
+        elif matches(layer.name, ignore):
+            left[layer.name] = "ignored"
+        else:
+            share = ratio.ratio if isinstance(ratio, Uniform) else ratio.match(layer.name)
+            points[layer.name] = share
+            entries.append(
+                Entry(layer.name, round(layer.rows), round(layer.rows * share), layer.macs * share)
+            )
+    if isinstance(ratio, PerLayer):
+        ratio.check([*points, *left])
+    return Step(*words, points=points, entries=tuple(entries), left=left)
 
 
 def _check_types(granularity: object, criterion: object, ratio: object) -> None:

@@ -63,7 +63,7 @@ class OBS(Criterion):
             values = torch.stack(
                 [_saliency(h, w, units.blocks) for h, w in zip(hessians, weight, strict=True)]
             )
-            result[number] = units.total(found.back(values), units.members[0])
+            result[number] = units.sums({found.layer.weight: found.back(values)})
         return result
 
     def update(

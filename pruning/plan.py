@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .columns import aligned
 from .points import skip_points
 from .ratios import check_ratio
-from .surgery import check_cut, cut, tensor_of, zero
+from .surgery import check_cut, cut, tensor_of, write, zero
 
 Model = TypeVar("Model", bound=nn.Module)
 FORMAT = 1
@@ -33,7 +34,7 @@ class Entry:
     name: str
     units: int
     removed: int
-    macs: float = 0.0  # per scan, that go with the removed units
+    macs: float = 0.0  # per scan, of the removed units, each taken alone: coupled channels share some
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Plan:
         model = copy.deepcopy(model)
         for step in self.steps:
             if values:
-                _write(model, step.updates)
+                write(model, step.updates)
             zero(model, step.masks)
             if remove:
                 cut(model, step.cuts)
@@ -131,17 +132,6 @@ class Plan:
             raise ValueError(f"not a pruning plan: {error}") from error
 
 
-def _write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in values.items():
-            tensor = tensor_of(model, name)
-            if tensor.shape != value.shape:
-                raise ValueError(
-                    f"{name}: the plan's values are {list(value.shape)}, the model's {list(tensor.shape)}"
-                )
-            tensor.copy_(value)
-
-
 def _as_masks(model: nn.Module, cuts: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Tensor]:
     """Cuts as masks of parameters."""
     masks = {}
@@ -163,12 +153,7 @@ def _as_masks(model: nn.Module, cuts: Mapping[str, Mapping[int, Tensor]]) -> dic
 def _table(step: Step) -> str:
     head = f"{step.granularity} by {step.criterion}, {step.ratio}"
     rows = [(e.name, str(e.units), str(e.units - e.removed), f"{e.macs / 1e6:.1f}") for e in step.entries]
-    rows = [("group", "units", "kept", "MMACs less"), *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        head,
-        *(f"{r[0]:<{widths[0]}}  " + "  ".join(f"{r[i]:>{widths[i]}}" for i in (1, 2, 3)) for r in rows),
-    ]
+    lines = [head, *aligned([("group", "units", "kept", "MMACs of what goes"), *rows])]
     lines += [f"left: {name}: {reason}" for name, reason in step.left.items()]
     return "\n".join(lines)
 

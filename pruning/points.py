@@ -7,20 +7,15 @@ The skipped rows' pairs are really absent from the map that the layer computes o
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import KernelMap, SparseTensor, functional
 from .. import nn as snn
-from .analysis import Analysis
-
-if TYPE_CHECKING:
-    from .plan import Step
 
 
 @dataclass(frozen=True)
@@ -76,6 +71,11 @@ _CLASSES = {
 }
 
 
+def can_skip(layer: object) -> bool:
+    """Whether a layer is of a kind whose rows can be skipped."""
+    return type(layer) in _CLASSES or isinstance(layer, _SkipsPoints)
+
+
 def important_rows(x: SparseTensor, ratio: float) -> Tensor:
     """bool [N]: all rows but the `round(ratio * n)` with the lowest mean of |x| of each sample; of equal ones the last go."""
     importance = x.features.detach().abs().mean(dim=1)
@@ -98,9 +98,9 @@ def restrict(kernel_map: KernelMap, works: Tensor) -> KernelMap:
     pairs = kernel_map.pairs[stays]
     pairs[:, 1] = number[pairs[:, 1]]
     kept = torch.cat([stays.new_zeros(1, dtype=torch.int64), stays.cumsum(0)])
-    return KernelMap(
-        pairs, kept[kernel_map.tap_offsets], kernel_map.in_coords, kernel_map.out_coords[works].contiguous()
-    )
+    out_coords = kernel_map.out_coords[works].contiguous()
+    # Part of a map that is right is right: nothing is checked again in every pass.
+    return KernelMap.trusted(pairs, kept[kernel_map.tap_offsets], kernel_map.in_coords, out_coords, False)
 
 
 def skip_points(model: nn.Module, ratios: Mapping[str, float]) -> None:
@@ -118,40 +118,3 @@ def skip_points(model: nn.Module, ratios: Mapping[str, float]) -> None:
                 f"{layer.out_channels}"
             )
         layer.skip_ratio = ratio
-
-
-def points_step(
-    model: nn.Module,
-    granularity: Points,
-    ratio: Any,
-    analysis: Analysis,
-    words: tuple[str, str, str],
-    ignore: Sequence[str],
-) -> Step:
-    """The step of a plan that skips rows."""
-    from .plan import Entry, Step
-    from .ratios import PerLayer, Uniform
-
-    if not isinstance(ratio, PerLayer | Uniform):
-        raise TypeError(f"{granularity}: ratio must be Uniform or PerLayer, got {ratio!r}")
-    points, entries, left = {}, [], {}
-    modules = dict(model.named_modules())
-    for layer in analysis.layers.values():
-        module = modules.get(layer.name)  # None for a bare parameter
-        if type(module) not in _CLASSES and not isinstance(module, _SkipsPoints):
-            continue
-        if getattr(module, "in_channels", 0) != getattr(module, "out_channels", 1):
-            left[layer.name] = "input and output channels differ"
-        elif any(
-            fnmatch.fnmatchcase(layer.name, p) or fnmatch.fnmatchcase(layer.name, f"{p}.*") for p in ignore
-        ):
-            left[layer.name] = "ignored"
-        else:
-            share = ratio.ratio if isinstance(ratio, Uniform) else ratio.match(layer.name)
-            points[layer.name] = share
-            entries.append(
-                Entry(layer.name, round(layer.rows), round(layer.rows * share), layer.macs * share)
-            )
-    if isinstance(ratio, PerLayer):
-        ratio.check([*points, *left])
-    return Step(*words, points=points, entries=tuple(entries), left=left)

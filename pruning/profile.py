@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from .. import SparseTensor
 from .analysis import analyze
 from .calls import Forward, call, evaluating
+from .columns import aligned
 from .storage import size_in_bytes
 
 
@@ -109,8 +110,7 @@ class Profile:
                  f"{n.size / 1e6:.1f}", f"{n.milliseconds:.1f}", f"{n.cached:.1f}", f"{n.convolutions:.1f}",
                  f"{self.speedup(n.name):.2f}", f"{self.efficiency(n.name):.2f}")
             )  # fmt: skip
-        text = [_line(row, [max(len(r[i]) for r in rows) for i in range(len(head))]) for row in rows]
-        return "\n".join([f"{self.threads} threads", *text, "", self.layer_table()])
+        return "\n".join([f"{self.threads} threads", *aligned(rows), "", self.layer_table()])
 
     def layer_table(self) -> str:
         """Multiply-accumulates and milliseconds of every layer of every network."""
@@ -124,14 +124,7 @@ class Profile:
                     ["-", "-"] if layer is None else [f"{layer.macs / 1e6:.1f}", f"{layer.milliseconds:.2f}"]
                 )
             rows.append(row)
-        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        return "\n".join(_line(row, widths) for row in rows)
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(
-        f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))
-    )
+        return "\n".join(aligned(rows))
 
 
 def profile(

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .analysis import Analysis, axes_of, keep_of
+from .analysis import Analysis, axes_of
+from .surgery import keep_of
 from .units import Units
 
 
@@ -232,10 +233,7 @@ class Macs(Ratio):
 
 
 def remaining_macs(analysis: Analysis, groups: Sequence[Units], removed: Sequence[Tensor]) -> float:
-    """Multiply-accumulates per scan that stay when units that can be taken out are.
-
-    Exact for channels, and for taps of submanifold layers and layers whose output sites do not change.
-    """
+    """Multiply-accumulates per scan that stay when units go: exact for channels and taps, since taps never change sites."""
     if any(m.axis is None for u in groups for m in u.members):
         saved = sum(float(u.cost[gone].sum()) for u, gone in zip(groups, removed, strict=True))
         return analysis.macs - saved

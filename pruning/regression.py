@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .analysis import axes_of, keep_of
+from .analysis import axes_of
 from .criteria import Context, Criterion
 from .gathered import Moments, moments
 from .obs import damped, optimal
+from .surgery import keep_of
 from .units import Units
 
 

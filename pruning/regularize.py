@@ -103,11 +103,7 @@ class NormScale(Criterion):
                 raise ValueError(
                     f"NormScale scores channels by the scale of their norms; {units.name} has no norm: {hint}"
                 )
-            score = torch.zeros(units.count, dtype=torch.float64)
-            parts = torch.zeros(units.count, dtype=torch.float64)
-            for member in own:
-                gamma = context.model.get_parameter(member.tensor).detach().cpu().double().abs()
-                score += units.total(gamma, member)
-                parts += units.total(torch.ones_like(gamma), member)
+            scales = {m.tensor: context.model.get_parameter(m.tensor).detach().cpu().abs() for m in own}
+            score, parts = units.sums(scales), units.sums({k: torch.ones_like(v) for k, v in scales.items()})
             result.append(score / parts.clamp(min=1))
         return result

@@ -7,11 +7,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import replacing
 from .plan import Plan
 from .profile import Profile
 
@@ -159,14 +159,11 @@ class Report:
 
     def write(self, path: Path | str) -> None:
         """Writes the file in one step."""
-        path = Path(path)
         title = html.escape(self.title)
         body = "\n".join(self._parts)
         text = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}\n</body></html>\n"
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")

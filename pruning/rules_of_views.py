@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .follow import Axes, ChannelFollower, Rule
 
@@ -336,8 +335,3 @@ def _index_put(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
         elif ids is not None or (axes[d] is not None and back <= values.ndim and values.shape[-back] > 1):
             axes[d] = f.tie(axes[d], ids)
     f.carry(out, axes)
-
-
-def leaves(values: Any) -> list[Tensor]:
-    """The tensors in an operator's arguments."""
-    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]

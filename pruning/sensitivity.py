@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,12 @@ from tqdm import tqdm
 from .analysis import analyze
 from .calls import Forward
 from .criteria import Context, Criterion, Loss, Magnitude
+from .files import replacing
 from .granularity import Channels, Granularity, describe
 from .make_plan import drop_ignored, step_of
 from .plan import Plan
 from .ratios import PerLayer, check_ratio, lowest
+from .surgery import masks_of
 from .units import Units
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -192,7 +193,8 @@ def sensitivity_scan(
                         step = step_of(model, granularity, words, [units], [gone])
                         row[ratio] = float(evaluate(Plan((step,)).apply(model)))
                     if path is not None:
-                        _write(Path(path), result.to_json())
+                        with replacing(path) as part:
+                            part.write_text(result.to_json())
                 bar.update()
     return result
 
@@ -220,17 +222,7 @@ def _shares(
     total = sum(p.numel() for p in model.parameters())
     parameters = {}
     for units in groups:
-        owned = 0
-        for member in units.members:
-            if member.scored:
-                shape = model.get_parameter(member.tensor).shape
-                owned += int((member.spread(len(shape)).expand(shape) >= 0).sum())
+        everything = torch.ones(units.count, dtype=torch.bool)
+        owned = sum(int((~mask).sum()) for mask in masks_of(model, [units], [everything]).values())
         parameters[units.name] = owned / max(total, 1)
     return parameters, {u.name: float(u.cost.sum()) / max(macs, 1.0) for u in groups}
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text)
-    os.replace(part, path)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from .files import replacing
 from .plan import Plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -21,14 +21,9 @@ KEY = "sparseconv.pruning.plan"
 
 def save(path: Path | str, model: nn.Module, plan: Plan) -> None:
     """Writes the state dict of a pruned network and its plan; an existing file is replaced in one step."""
-    path = Path(path)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, part, metadata={KEY: plan.to_json(), "format": "pt"})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(state, part, metadata={KEY: plan.to_json(), "format": "pt"})
 
 
 def load(path: Path | str, model: Model) -> tuple[Model, Plan]:

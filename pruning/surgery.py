@@ -1,16 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Removing positions from a network's tensors, and setting elements to zero."""
+"""Removing positions from a network's tensors, and setting elements to zero or to new values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import nn as snn
+from .units import Units
 
 Cuts = Mapping[str, Mapping[int, Tensor]]  # tensor name -> axis -> bool, which positions stay
 
@@ -102,9 +103,46 @@ def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Sets the elements of parameters where a mask (bool, of the parameter's shape) is False to zero, in place."""
     with torch.no_grad():
         for name, mask in masks.items():
-            tensor = tensor_of(model, name)
-            if tensor.shape != mask.shape:
-                raise ValueError(
-                    f"{name}: the mask is {list(mask.shape)}, the parameter {list(tensor.shape)}"
-                )
+            tensor = tensor_like(model, name, mask, "mask is")
             tensor.masked_fill_(~mask.to(tensor.device), 0)
+
+
+def write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Gives parameters new values of their shape, in place."""
+    with torch.no_grad():
+        for name, value in values.items():
+            tensor_like(model, name, value, "plan's values are").copy_(value)
+
+
+def tensor_like(model: nn.Module, name: str, other: Tensor, what: str) -> Tensor:
+    """`tensor_of(model, name)`; raises ValueError unless it has the shape of `other`, which `what` names."""
+    tensor = tensor_of(model, name)
+    if tensor.shape != other.shape:
+        raise ValueError(f"{name}: the {what} {list(other.shape)}, the parameter {list(tensor.shape)}")
+    return tensor
+
+
+def keep_of(groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, dict[int, Tensor]]:
+    """The positions that stay on every axis when units (bool [count] per group) are removed."""
+    cuts: dict[str, dict[int, Tensor]] = {}
+    for units, gone in zip(groups, removed, strict=True):
+        padded = torch.cat([gone, gone.new_zeros(1)])
+        for member in units.members:
+            if member.axis is None:
+                raise ValueError(f"{units.name}: single elements cannot be taken out of {member.tensor}")
+            stays = ~padded[member.unit]
+            axes = cuts.setdefault(member.tensor, {})
+            axes[member.axis] = axes[member.axis] & stays if member.axis in axes else stays
+    return {name: axes for name, axes in cuts.items() if not all(bool(s.all()) for s in axes.values())}
+
+
+def masks_of(model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Masks of all scored tensors, bool of their shapes: False where an element belongs to a removed unit."""
+    masks: dict[str, Tensor] = {}
+    for units, gone in zip(groups, removed, strict=True):
+        for member in units.members:
+            if member.scored:
+                shape = tensor_of(model, member.tensor).shape
+                mask = units.mask(gone, member, shape)
+                masks[member.tensor] = masks[member.tensor] & mask if member.tensor in masks else mask
+    return masks

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,14 +65,6 @@ class Units:
     multiple: int = 1
     blocks: tuple[int, int] | None = None
     makers: tuple[str, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def total(self, values: Tensor, member: Member) -> Tensor:
-        """The sum of `values` (of the member's tensor's shape) over the elements of each unit: float64 [count]."""
-        unit = member.spread(values.ndim).expand(values.shape).reshape(-1)
-        result = torch.zeros(self.count + 1, dtype=torch.float64)
-        result.index_add_(0, torch.where(unit < 0, self.count, unit), values.detach().double().reshape(-1))
-        return result[: self.count]
 
     def sums(self, values: Mapping[str, Tensor]) -> Tensor:
         """The sum of `values` (by tensor name, of the tensors' shapes) over the scored elements of each unit: float64 [count].

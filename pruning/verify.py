@@ -14,34 +14,8 @@ from torch.utils._pytree import tree_map
 
 from .calls import Forward, call, evaluating
 from .follow import tensors_in
-from .surgery import cut, tensor_of, zero
+from .surgery import cut, keep_of, masks_of, zero
 from .units import Units
-
-
-def keep_of(groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, dict[int, Tensor]]:
-    """The positions that stay on every axis when units (bool [count] per group) are removed."""
-    cuts: dict[str, dict[int, Tensor]] = {}
-    for units, gone in zip(groups, removed, strict=True):
-        padded = torch.cat([gone, gone.new_zeros(1)])
-        for member in units.members:
-            if member.axis is None:
-                raise ValueError(f"{units.name}: single elements cannot be taken out of {member.tensor}")
-            stays = ~padded[member.unit]
-            axes = cuts.setdefault(member.tensor, {})
-            axes[member.axis] = axes[member.axis] & stays if member.axis in axes else stays
-    return {name: axes for name, axes in cuts.items() if not all(bool(s.all()) for s in axes.values())}
-
-
-def masks_of(model: nn.Module, groups: Sequence[Units], removed: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Masks of all scored tensors, bool of their shapes: False where an element belongs to a removed unit."""
-    masks: dict[str, Tensor] = {}
-    for units, gone in zip(groups, removed, strict=True):
-        for member in units.members:
-            if member.scored:
-                shape = tensor_of(model, member.tensor).shape
-                mask = units.mask(gone, member, shape)
-                masks[member.tensor] = masks[member.tensor] & mask if member.tensor in masks else mask
-    return masks
 
 
 def verified(
