@@ -11,12 +11,21 @@
 
 namespace emulated {
 
-inline float half_to_float(uint16_t h) {
+inline float decode_half(uint16_t h) {
     const int exponent = h >> 10 & 31, fraction = h & 1023;
     const float sign = h >> 15 ? -1.0f : 1.0f;
     if (exponent == 31) return fraction ? NAN : sign * INFINITY;
     return sign * (exponent ? std::ldexp(1024.0f + static_cast<float>(fraction), exponent - 25)
                             : std::ldexp(static_cast<float>(fraction), -24));
+}
+
+inline float half_to_float(uint16_t h) {
+    static const std::vector<float> table = [] {
+        std::vector<float> values(65536);
+        for (unsigned i = 0; i < 65536; ++i) values[i] = decode_half(static_cast<uint16_t>(i));
+        return values;
+    }();
+    return table[h];
 }
 
 // Round to nearest, ties to even.
@@ -26,11 +35,12 @@ inline uint16_t float_to_half(float v) {
     const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
     const float size = std::fabs(v);
     if (std::isnan(v)) return 0x7FFF;
+    if (size == 0) return sign;
     if (size >= 65520.0f) return sign | 0x7C00;
     int exponent;
     std::frexp(size, &exponent);
     const int ulp = std::max(exponent - 11, -24);
-    const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, -ulp)));  // an integer of 0 .. 2048
+    const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, -ulp)));  // 0 .. 2048
     if (ulp == -24) return sign | static_cast<uint16_t>(units);
     return sign | static_cast<uint16_t>((static_cast<uint32_t>(ulp + 25) << 10) + units - 1024);
 }
