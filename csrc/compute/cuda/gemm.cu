@@ -9,10 +9,6 @@
 namespace sparseconv::gpu {
 namespace {
 
-bool is_depthwise(const ConvShape& s) { return s.groups == s.c_in && s.groups == s.c_out; }
-
-int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-
 // What lies in the scratch: padded features, packed weight, sums of the splits.
 struct Layout {
     int64_t row, weight_rows;                       // bytes of one group's row, and rows of the packed weight

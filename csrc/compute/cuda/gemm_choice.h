@@ -31,6 +31,8 @@ inline int64_t element_bytes(Precision p) {
 }
 inline bool on_tensor_cores(Precision p) { return p == Precision::f16 || p == Precision::bf16 || p == Precision::tf32; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline bool is_depthwise(const ConvShape& s) { return s.groups == s.c_in && s.groups == s.c_out; }
+inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 256) * 256; }  // parts of a scratch
 
 // Taps that a tile of so many rows works on, when a row has pairs / n_out of them: sorting makes the rows of a tile alike, not equal.
 inline double taps_of_tile(const ConvShape& s, int64_t taps, int64_t pairs, int rows) {

@@ -9,10 +9,6 @@
 namespace sparseconv::gpu {
 namespace {
 
-bool is_depthwise(const ConvShape& s) { return s.groups == s.c_in && s.groups == s.c_out; }
-
-int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-
 int64_t acc_bytes(Precision p) { return p == Precision::f64 ? 8 : 4; }
 
 // From shapes alone: the length of a chunk, and where things lie in the scratch.
