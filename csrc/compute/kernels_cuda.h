@@ -16,6 +16,8 @@ namespace sparseconv::gpu {
 // Storage and arithmetic. tf32: float in memory, products of operands rounded to 10 bits of fraction. All but f64 sum in float.
 enum class Precision { f16, bf16, f32, tf32, f64 };
 
+// Words of a row's mask of taps; two at a time, so that a mask is so many int64 to a sort.
+constexpr int64_t mask_words(int64_t taps) { return (taps + 63) / 64 * 2; }
 constexpr int64_t kMaskRows = 64;  // rows of one word group in RowPlan::tile_masks
 
 // A kernel map as output-stationary kernels read it. Rows stand sorted by which taps they have, so that the rows of one tile
@@ -26,7 +28,7 @@ struct RowPlan {
     const uint32_t* tile_masks;  // [ceil(n_out / kMaskRows), words]: bit t % 32 of word t / 32: some row of the 64 has tap t
     int64_t taps;
     int64_t pairs;  // of the whole map; the cost model reads it
-    int64_t words() const { return (taps + 31) / 32; }
+    int64_t words() const { return mask_words(taps); }
 };
 
 // The steps of a plan: masks, then (elsewhere) a stable sort of the rows by them, then the table and the masks of tiles.

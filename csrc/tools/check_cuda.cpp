@@ -158,8 +158,8 @@ struct Plan {
     gpu::RowPlan plan;
     explicit Plan(const Map& map)
         : neighbors(map.pairs().taps * map.n_out * 4),
-          tiles(gpu::ceil_div(map.n_out, 64) * gpu::ceil_div(map.pairs().taps, 32) * 4) {
-        const int64_t words = gpu::ceil_div(map.pairs().taps, 32);
+          tiles(gpu::ceil_div(map.n_out, 64) * gpu::mask_words(map.pairs().taps) * 4) {
+        const int64_t words = gpu::mask_words(map.pairs().taps);
         Memory masks(map.n_out * words * 4), places(map.n_out * 4);
         const auto* bits = reinterpret_cast<const uint32_t*>(masks.data);
         gpu::tap_masks(nullptr, map.pairs(), map.size(), map.n_out, reinterpret_cast<uint32_t*>(masks.data));

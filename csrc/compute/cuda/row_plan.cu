@@ -55,14 +55,14 @@ __global__ void join_masks(const uint32_t* masks, const int32_t* order, int64_t 
 }  // namespace
 
 void tap_masks(cudaStream_t stream, const Pairs& pairs, int64_t n_pairs, int64_t n_out, uint32_t* masks) {
-    const int64_t words = (pairs.taps + 31) / 32;
+    const int64_t words = mask_words(pairs.taps);
     check_cuda(cudaMemsetAsync(masks, 0, static_cast<size_t>(n_out * words) * sizeof(uint32_t), stream), "masks of taps");
     launch(mark_taps, blocks_for(n_pairs), dim3(kThreads), 0, stream, pairs, n_pairs, static_cast<int>(words), masks);
 }
 
 void plan_rows(cudaStream_t stream, const Pairs& pairs, int64_t n_pairs, int64_t n_out, const uint32_t* masks,
                const int32_t* order, int32_t* place_of_row, int32_t* neighbors, uint32_t* tile_masks) {
-    const int64_t words = (pairs.taps + 31) / 32, tiles = (n_out + kMaskRows - 1) / kMaskRows;
+    const int64_t words = mask_words(pairs.taps), tiles = (n_out + kMaskRows - 1) / kMaskRows;
     check_cuda(cudaMemsetAsync(neighbors, 0xFF, static_cast<size_t>(pairs.taps * n_out) * sizeof(int32_t), stream), "neighbours");
     launch(number_places, blocks_for(n_out), dim3(kThreads), 0, stream, order, n_out, place_of_row);
     launch(fill_neighbors, blocks_for(n_pairs), dim3(kThreads), 0, stream, pairs, n_pairs, n_out, place_of_row, neighbors);

@@ -119,16 +119,19 @@ class Block {
             f.copies.clear(), f.open.clear();
             prepare(f);
         }
-        const std::vector<unsigned> order = shuffle.permutation(count_);
+        const std::vector<unsigned> order = shuffle.permutation(count_), warps = shuffle.permutation((count_ + 31) / 32);
         for (unsigned done = 0; done < count_;) {
-            bool moved = false;
-            const unsigned start = static_cast<unsigned>(shuffle.below(count_));
-            for (unsigned i = 0; i < count_; ++i) {
-                Fiber& f = fibers_[order[(start + i) % count_]];
-                if (f.wait != Wait::none) continue;
-                moved = true;
-                resume(f);
-                done += f.wait == Wait::done;
+            unsigned moved = 0;
+            if (shuffle.below(2)) {  // all threads advance together, to the next barrier of any kind
+                const auto start = static_cast<unsigned>(shuffle.below(count_));
+                for (unsigned i = 0; i < count_; ++i) moved += advance(order[(start + i) % count_], done);
+            } else {  // one warp after another, each as far as it gets without the others
+                for (const unsigned warp : warps) {
+                    for (unsigned before = ~0u; before != moved;) {
+                        before = moved;
+                        for (unsigned i = 0; i < 32; ++i) moved += advance(warp * 32 + (i * 7 + warp) % 32, done);
+                    }
+                }
             }
             if (done < count_ && !release_block_barrier() && !moved) {
                 fail("deadlock: some threads wait at a barrier that others never reach");
@@ -189,6 +192,14 @@ class Block {
         if (posix_memalign(&p, 1024, bytes ? bytes : 1)) fail("no memory for shared memory");
         std::memset(p, 0xFF, bytes);
         return Memory(static_cast<unsigned char*>(p));
+    }
+
+    // Runs a fiber that waits for nothing to its next barrier.
+    unsigned advance(unsigned number, unsigned& done) {
+        if (number >= count_ || fibers_[number].wait != Wait::none) return 0;
+        resume(fibers_[number]);
+        done += fibers_[number].wait == Wait::done;
+        return 1;
     }
 
     bool release_block_barrier() {
