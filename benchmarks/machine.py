@@ -55,11 +55,9 @@ class Rulers:
 
     FMA, GEMM, COPY = "*fma peak", "*sgemm", "*copy"
 
-    def __init__(self, warmup: int = 1) -> None:
-        self._warmup = warmup
-        self._peaks: list[float] = []
+    def __init__(self) -> None:
         self._gemm_flops = 0.0
-        self.tasks: dict[str, Task] = {self.FMA: Task(lambda: self._peaks.append(sparseconv.fma_peak()))}
+        self.tasks: dict[str, Task] = {self.FMA: Task(sparseconv.fma_peak)}
 
     def add_gemm(self, c_in: int, c_out: int) -> None:
         """A big matrix times [c_in, c_out], float32."""
@@ -73,11 +71,6 @@ class Rulers:
         source, target = torch.zeros(size // 4), torch.zeros(size // 4)
         self._copy_bytes = 2.0 * size
         self.tasks[self.COPY] = Task(lambda: target.copy_(source))
-
-    @property
-    def peaks(self) -> list[float]:
-        """GFLOP/s of the register loop, round by round."""
-        return self._peaks[self._warmup :]
 
     def gemm_rates(self, seconds: Iterable[float]) -> list[float]:
         """GFLOP/s of the matrix product from its seconds."""

@@ -15,6 +15,7 @@ import torch
 from checks import TOLERANCE_BFLOAT16, difference, results, same_bits
 from engines import OurRunner, geometry_of, map_of
 from layers import MAP_LAYERS, Layer
+from machine import Rulers
 from report import Check, Report, Row, row_of
 from scans import Scan, merged
 from settings import Settings
@@ -98,18 +99,14 @@ def one_against_two(
     if not _two_cores(report):
         return
     tasks = {"2 threads": on_threads(2, body), "1 thread": on_threads(1, body)}
-    peaks: dict[int, list[float]] = {2: [], 1: []}
-    for threads, found in peaks.items():
-        tasks[f"*fma peak {threads}"] = on_threads(threads, partial(_append_peak, found))
+    for threads in (2, 1):
+        tasks[f"{Rulers.FMA} {threads}"] = on_threads(threads, sparseconv.fma_peak)
     timings = interleave(tasks, settings.budget)
     place = (suite, "two threads against one", scan.label)
     row = row_of(place, case, 2, timings, ["2 threads", "1 thread"], base="2 threads")
-    row.numbers[PEAK_GAIN] = median(a / b for a, b in zip(peaks[2], peaks[1], strict=True))
+    peaks = (timings.figures[f"{Rulers.FMA} {threads}"] for threads in (2, 1))
+    row.numbers[PEAK_GAIN] = median(a / b for a, b in zip(*peaks, strict=True))
     report.add(row)
-
-
-def _append_peak(found: list[float]) -> None:
-    found.append(sparseconv.fma_peak())
 
 
 def _two_cores(report: Report) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from checks import TOLERANCE_BFLOAT16
 from engines import lexicographic
 from report import OURS, Check, Report, row_of
 from scaling import extremes, one_against_two
@@ -26,6 +27,7 @@ CLASSES = 20
 # the other side of a ReLU change single entries of the gradients by their whole size.
 TOLERANCE_OUTPUT = 1e-4
 TOLERANCE_GRADIENT = 2e-2
+FUSED, NARROW = f"{OURS} fused", f"{OURS} fused, bfloat16"
 
 
 @dataclass
@@ -82,14 +84,15 @@ def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]
         ours = sparseconv.models.VoxelBackbone8x(CHANNELS)
 
     def call_ours(module: nn.Module) -> tuple[Tensor, Tensor]:
-        out = module(sparseconv.SparseTensor(features, coords, spatial_shape=shape, batch_size=1))
+        dtype = next(module.parameters()).dtype
+        out = module(sparseconv.SparseTensor(features.to(dtype), coords, spatial_shape=shape, batch_size=1))
         out = out if isinstance(out, sparseconv.SparseTensor) else out[0]
         return out.features, out.coords
 
     networks = {OURS: Network(ours, call_ours)}
-    fuse = getattr(sparseconv, "fuse", None)
-    if fuse is not None:
-        networks[f"{OURS} fused"] = Network(fuse(copy.deepcopy(ours).eval()), call_ours)
+    fused = sparseconv.fuse(copy.deepcopy(ours).eval())
+    networks[FUSED] = Network(fused, call_ours)
+    networks[NARROW] = Network(copy.deepcopy(fused).bfloat16(), call_ours)
     if "spconv" in engines:
         import spconv.pytorch as spconv
         import spconv_networks
@@ -148,8 +151,9 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
     for engine, network in networks.items():
         if engine == OURS:
             continue
-        error = distance(_sorted_output(network), expected_out)
-        right = report.check(Check(case, engine, "output, relative norm", error, TOLERANCE_OUTPUT))
+        error = distance(_sorted_output(network).to(expected_out.dtype), expected_out)
+        allowed = TOLERANCE_BFLOAT16 if engine == NARROW else TOLERANCE_OUTPUT
+        right = report.check(Check(case, engine, "output, relative norm", error, allowed))
         if engine == "spconv":
             found = sparseconv.convert.state_dict_from("spconv", gradients(network), ours.module)
             flat = [torch.cat([g[n].flatten() for n in expected]) for g in (found, expected)]
@@ -175,7 +179,7 @@ def measure(
     good = compare(name, scan, networks, report)
     budget = replace(settings.budget, seconds=2 * settings.budget.seconds)
     forward = {n: Task(networks[n].forward) for n in good}
-    training = {n: Task(networks[n].step) for n in good if not n.endswith("fused")}
+    training = {n: Task(networks[n].step) for n in good if n not in (FUSED, NARROW)}
     for part, tasks in (("forward", forward), ("training step", training)):
         timings = interleave(tasks, budget)
         row = row_of(

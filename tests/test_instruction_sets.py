@@ -13,7 +13,7 @@ import pytest
 
 import sparseconv
 
-ORDER = ["generic", "avx2", "avx512"]
+ORDER = ["generic", "avx2", "avx512", "avx512bf16"]
 BEST = str(sparseconv.show_config()["instruction_set"])
 NATIVE = Path(__file__).with_name("test_native.py")
 PRINT = "import sparseconv; print(sparseconv.show_config()['instruction_set'])"
@@ -44,3 +44,27 @@ def test_the_variable_lowers_and_never_raises_the_instruction_set() -> None:
     for name in ORDER[ORDER.index(BEST) + 1 :]:  # what this machine cannot run
         done = run(name, "-c", PRINT)
         assert done.returncode != 0 or done.stdout.strip() in ORDER[: ORDER.index(BEST) + 1]
+
+
+DIGEST = """
+import hashlib, torch, sparseconv
+torch.manual_seed(0)
+coords = torch.cat([torch.zeros(4000, 1, dtype=torch.int32), torch.randint(0, 20, (4000, 3), dtype=torch.int32)], 1).unique(dim=0)
+found = hashlib.sha256()
+for dtype in (torch.float32, torch.bfloat16):
+    for c_in, c_out in ((1, 16), (16, 16), (33, 48), (64, 100), (130, 24)):
+        layer = sparseconv.nn.SubMConv3d(c_in, c_out, 3).to(dtype)
+        x = sparseconv.SparseTensor(torch.randn(len(coords), c_in).to(dtype).requires_grad_(), coords)
+        y = layer(x).features
+        y.backward(torch.randn(y.shape).to(dtype))
+        found.update(y.detach().float().numpy().tobytes() + x.features.grad.float().numpy().tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_sets_with_fused_multiply_add_give_the_same_bits() -> None:
+    """Forward and gradient of the input; bfloat16 is widened, or multiplied in pairs where the processor can."""
+    names = ORDER[1 : ORDER.index(BEST) + 1]
+    digests = {name: run(name, "-c", DIGEST).stdout.strip() for name in names}
+    assert all(len(digest) == 64 for digest in digests.values()), digests
+    assert len(set(digests.values())) <= 1, digests

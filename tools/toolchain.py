@@ -34,7 +34,8 @@ X86_INSTRUCTION_SETS = {
 }
 X86_PROBES = {
     "avx2": "#include <immintrin.h>\n__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }\n",
-    "avx512": "#include <immintrin.h>\n__m512 f(__m512 a) { return _mm512_fmadd_ps(a, a, a); }\n",
+    "avx512": "#include <immintrin.h>\n"
+    '__m512 f(__m512 a) { asm("vdpbf16ps %0, %0, %0" : "+v"(a)); return _mm512_fmadd_ps(a, a, a); }\n',
 }
 OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 

@@ -27,13 +27,17 @@ InstructionSet choose() {
 #if defined(SPARSECONV_HAVE_AVX2) || defined(SPARSECONV_HAVE_AVX512)
     __builtin_cpu_init();
 #endif
+#if defined(SPARSECONV_HAVE_AVX512)
+    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("fma");
+#endif
     const InstructionSet sets[] = {
 #if defined(SPARSECONV_HAVE_AVX512)
-        {"avx512",
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma"),
-         &avx512::kernel_table},
+        {"avx512bf16", has_avx512 && __builtin_cpu_supports("avx512bf16"), &avx512::kernel_table_bf16},
+        {"avx512", has_avx512, &avx512::kernel_table},
 #else
+        {"avx512bf16", false, nullptr},
         {"avx512", false, nullptr},
 #endif
 #if defined(SPARSECONV_HAVE_AVX2)
@@ -53,7 +57,7 @@ InstructionSet choose() {
                                         ": this processor or this build does not have that instruction set");
         }
     }
-    throw std::invalid_argument("SPARSECONV_ISA must be generic, avx2 or avx512, got '" + std::string(wanted) + "'");
+    throw std::invalid_argument("SPARSECONV_ISA must be generic, avx2, avx512 or avx512bf16, got '" + std::string(wanted) + "'");
 }
 
 const InstructionSet& chosen() {

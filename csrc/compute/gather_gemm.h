@@ -39,9 +39,11 @@ struct ColumnPart {
     int64_t first_panel, last_panel, first_column, columns;
 };
 
-template <class S>
+// X: what rows are read in.
+template <class X>
 struct GatherGemm {
-    using A = Acc<S>;
+    using A = Acc<X>;
+    using S = typename Operand<X>::Storage;
     const ConvShape& s;
     const Pairs& pairs;
     const S* features;
@@ -92,10 +94,11 @@ struct GatherGemm {
                 const int64_t registers = layout.registers(p), depth = Tiling<A>::depth(registers);
                 const int64_t column = g * layout.columns + layout.first_column(p);
                 const A* panel = weight + g * layout.group_size() + layout.panel_offset(p);
+                const X* x = reinterpret_cast<const X*>(features) + g * layout.k;
                 for (int64_t k0 = 0; k0 < layout.k; k0 += depth) {
                     const bool fresh = first && k0 == 0;
-                    run_pairs<S>(registers,
-                                 {features + g * layout.k + k0, s.c_in, panel + k0 * registers * layout.width,
+                    run_pairs<X>(registers,
+                                 {x + k0, s.c_in / Operand<X>::elements, panel + k0 * registers * layout.width,
                                   min_of(depth, layout.k - k0), (fresh ? start : out) + column, fresh ? 0 : s.c_out, out + column,
                                   s.c_out, layout.panel_columns(p), stored + column},
                                  list, n);
@@ -105,17 +108,16 @@ struct GatherGemm {
     }
 };
 
-template <class S>
-void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias,
-                 S* out, void* scratch) {
-    using A = Acc<S>;
-    if (s.n_out == 0 || s.c_out == 0) return;
-    A* packed = static_cast<A*>(scratch);
-    if (s.c_in > 0) pack_weight<S>(cpu, s, pairs.taps, weight, packed);
+// With a packed weight of any origin.
+template <class X, class S>
+void gather_gemm_packed(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Acc<X>* packed,
+                        const S* bias, S* out) {
+    using A = Acc<X>;
     const Scratch<A> start(s.c_out);
     for (int64_t j = 0; j < s.c_out; ++j) start.data[j] = bias ? widen(bias[j]) : A(0);
-    const int64_t tap_size = s.c_in == 0 ? 0 : packed_bytes<S>(s, 1) / static_cast<int64_t>(sizeof(A));
-    const GatherGemm<S> gemm{s, pairs, features, PackedWeight<A>(s), tap_size, packed, start.data, TapOrder(pairs, s.n_out)};
+    const int64_t tap_size = s.c_in == 0 ? 0 : packed_bytes<X>(s, 1) / static_cast<int64_t>(sizeof(A));
+    const PackedWeight<A> layout(s, Operand<X>::elements);
+    const GatherGemm<X> gemm{s, pairs, features, layout, tap_size, packed, start.data, TapOrder(pairs, s.n_out)};
     const ForwardPlan plan(s, gemm.layout.panels, pairs.taps * tap_size * static_cast<int64_t>(sizeof(A)));
     const BlockPairs sections(cpu, pairs, s.n_out, plan.section_rows);
     for_each_block(cpu, plan.parts * sections.blocks, [&](int64_t task) {
@@ -138,6 +140,16 @@ void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S
             }
         }
     });
+}
+
+// X: what rows are read in, S their storage.
+template <class X, class S>
+void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias,
+                 S* out, void* scratch) {
+    if (s.n_out == 0 || s.c_out == 0) return;
+    Acc<X>* packed = static_cast<Acc<X>*>(scratch);
+    if (s.c_in > 0) pack_weight<X>(cpu, s, pairs.taps, weight, packed);
+    gather_gemm_packed<X>(cpu, s, pairs, features, packed, bias, out);
 }
 
 }  // namespace sparseconv::SPARSECONV_ISA

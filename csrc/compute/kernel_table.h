@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The sparseconv authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What one instruction set offers: kernels.h as function pointers. Each set has one table, defined in kernels_isa.cpp.
+// What one instruction set offers: kernels.h as function pointers. Their tables are defined in kernels_isa.cpp.
 #pragma once
 
 #include "kernels.h"
@@ -30,6 +30,7 @@ const KernelTable& kernel_table();
 }
 namespace avx512 {
 const KernelTable& kernel_table();
-}
+const KernelTable& kernel_table_bf16();  // for processors that multiply pairs of bfloat16 (AVX512_BF16)
+}  // namespace avx512
 
 }  // namespace sparseconv

@@ -26,13 +26,22 @@ auto with_scalar(Scalar scalar, const F& f) {
     return f(float{});
 }
 
-template <class S>
-const S* as(const void* p, S) {
-    return static_cast<const S*>(p);
+// Calls f with a value of the type that gather_gemm reads rows in. Paired: the processor multiplies pairs of bfloat16.
+template <bool Paired, class F>
+auto with_operand(Scalar scalar, const ConvShape& s, const F& f) {
+    if constexpr (Paired) {
+        if (scalar == Scalar::bf16 && pairs_up(s)) return f(Bf16Pair{});
+    }
+    return with_scalar(scalar, f);
 }
-template <class S>
-S* as(void* p, S) {
-    return static_cast<S*>(p);
+
+template <class X>
+const typename Operand<X>::Storage* as(const void* p, X) {
+    return static_cast<const typename Operand<X>::Storage*>(p);
+}
+template <class X>
+typename Operand<X>::Storage* as(void* p, X) {
+    return static_cast<typename Operand<X>::Storage*>(p);
 }
 
 double fma_loop(int64_t steps) {
@@ -58,14 +67,15 @@ double fma_loop(int64_t steps) {
     return 2.0 * chains * V::width * static_cast<double>(steps);
 }
 
+template <bool Paired>
 const KernelTable table = {
     [](Scalar scalar, const ConvShape& s, int64_t taps) {
-        return with_scalar(scalar, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
+        return with_operand<Paired>(scalar, s, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
     },
     [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const Weight& weight,
        const void* bias, void* out, void* scratch) {
-        with_scalar(scalar, [&](auto type) {
-            gather_gemm(cpu, s, pairs, as(features, type), weight, as(bias, type), as(out, type), scratch);
+        with_operand<Paired>(scalar, s, [&](auto type) {
+            gather_gemm<decltype(type)>(cpu, s, pairs, as(features, type), weight, as(bias, type), as(out, type), scratch);
         });
     },
     [](Scalar scalar, const ConvShape& s, const Pairs& pairs) {
@@ -106,6 +116,9 @@ const KernelTable table = {
 
 }  // namespace
 
-const KernelTable& kernel_table() { return table; }
+const KernelTable& kernel_table() { return table<false>; }
+#if defined(__AVX512F__)
+const KernelTable& kernel_table_bf16() { return table<true>; }
+#endif
 
 }  // namespace sparseconv::SPARSECONV_ISA

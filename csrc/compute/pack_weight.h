@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The sparseconv authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The packed weight: [tap][group][panel][c_in / groups][columns of the panel], in the accumulation type. The registers of columns
-// are spread evenly over as few panels as hold them; columns beyond c_out are zero.
+// The packed weight: [tap][group][panel][c_in / groups][columns of the panel], in the accumulation type, or pairs of input channels in
+// words of its size. The registers of columns are spread evenly over as few panels as hold them; columns beyond c_out are zero.
 #pragma once
 
 #include "blocking.h"
@@ -12,10 +12,10 @@ namespace sparseconv::SPARSECONV_ISA {
 template <class A>
 struct PackedWeight {
     static constexpr int width = Simd<A>::width;
-    int64_t k, columns, all_registers, panels;  // of one group
+    int64_t k, columns, all_registers, panels;  // of one group; k in operands of `elements` input channels
 
-    explicit PackedWeight(const ConvShape& s)
-        : k(s.c_in / s.groups),
+    explicit PackedWeight(const ConvShape& s, int elements = 1)
+        : k(s.c_in / s.groups / elements),
           columns(s.c_out / s.groups),
           all_registers(ceil_div(columns, width)),
           panels(ceil_div(all_registers, Tiling<A>::most_registers)) {}
@@ -29,10 +29,13 @@ struct PackedWeight {
 
 SPARSECONV_INLINE bool is_depthwise(const ConvShape& s) { return s.groups > 1 && s.groups == s.c_in && s.groups == s.c_out; }
 
-template <class S>
+// Whether rows can be read in pairs of input channels.
+SPARSECONV_INLINE bool pairs_up(const ConvShape& s) { return s.c_in / s.groups % 2 == 0 && !is_depthwise(s); }
+
+template <class X>
 int64_t packed_bytes(const ConvShape& s, int64_t taps) {
-    const int64_t columns = is_depthwise(s) ? s.c_out : s.groups * PackedWeight<Acc<S>>(s).group_size();
-    return taps * columns * static_cast<int64_t>(sizeof(Acc<S>));
+    const PackedWeight<Acc<X>> layout(s, Operand<X>::elements);
+    return taps * (is_depthwise(s) ? s.c_out : s.groups * layout.group_size()) * static_cast<int64_t>(sizeof(Acc<X>));
 }
 
 // to[i, j] = from[i * in + j * out] for k rows of `columns` elements, zeros up to `stride`. The inner loop follows the stride of 1, if
@@ -57,8 +60,20 @@ void pack_panel(const S* from, int64_t in, int64_t out, int64_t k, int64_t colum
     }
 }
 
-template <class S>
-void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight& weight, Acc<S>* packed) {
+// The same in pairs: k counts pairs of rows, and a word has the even row's element below the odd row's.
+inline void pack_pairs(const Bf16* from, int64_t in, int64_t out, int64_t k, int64_t columns, int64_t stride, float* to) {
+    for (int64_t i = 0; i < k; ++i, from += 2 * in, to += stride) {
+        for (int64_t j = 0; j < columns; ++j) {
+            const uint32_t word = uint32_t{from[j * out].bits} | uint32_t{from[j * out + in].bits} << 16;
+            __builtin_memcpy(to + j, &word, sizeof word);
+        }
+        for (int64_t j = columns; j < stride; ++j) to[j] = 0;
+    }
+}
+
+template <class X>
+void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight& weight, Acc<X>* packed) {
+    using S = typename Operand<X>::Storage;
     const S* data = static_cast<const S*>(weight.data);
     if (is_depthwise(s)) {
         for_each_block(alone_below(cpu, taps * s.groups), taps, [&](int64_t t) {
@@ -66,14 +81,18 @@ void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight&
         });
         return;
     }
-    const PackedWeight<Acc<S>> layout(s);
+    const PackedWeight<Acc<X>> layout(s, Operand<X>::elements);
     for_each_block(alone_below(cpu, taps * s.groups * layout.group_size()), taps * s.groups, [&](int64_t tg) {
         const S* from = data + tg / s.groups * weight.tap + tg % s.groups * weight.group;
         for (int64_t p = 0; p < layout.panels; ++p) {
             const int64_t columns = layout.panel_columns(p), stride = layout.registers(p) * layout.width;
-            Acc<S>* to = packed + tg * layout.group_size() + layout.panel_offset(p);
+            Acc<X>* to = packed + tg * layout.group_size() + layout.panel_offset(p);
             const S* panel = from + layout.first_column(p) * weight.out;
-            pack_panel<S>(panel, weight.in, weight.out, layout.k, columns, stride, to);
+            if constexpr (Operand<X>::elements == 2) {
+                pack_pairs(panel, weight.in, weight.out, layout.k, columns, stride, to);
+            } else {
+                pack_panel<S>(panel, weight.in, weight.out, layout.k, columns, stride, to);
+            }
         }
     });
 }

@@ -24,6 +24,29 @@ struct Accumulator<Bf16> {
 template <class S>
 using Acc = typename Accumulator<S>::Type;
 
+// What a tile reads its rows in: the storage type, or Bf16Pair, two bfloat16 input channels in one operand of an instruction that
+// multiplies and adds both.
+struct Bf16Pair {
+    uint32_t bits;
+};
+template <>
+struct Accumulator<Bf16Pair> {
+    using Type = float;
+};
+
+template <class X>
+struct Operand {
+    using Storage = X;
+    static constexpr int elements = 1;
+    static constexpr bool widened = sizeof(X) != sizeof(Acc<X>);  // into accumulators, before they are multiplied
+};
+template <>
+struct Operand<Bf16Pair> {
+    using Storage = Bf16;
+    static constexpr int elements = 2;
+    static constexpr bool widened = false;
+};
+
 SPARSECONV_INLINE float widen(float x) { return x; }
 SPARSECONV_INLINE double widen(double x) { return x; }
 SPARSECONV_INLINE float widen(Bf16 x) {
@@ -73,6 +96,31 @@ SPARSECONV_INLINE typename Simd<float>::Reg load_wide_part<Bf16>(const Bf16* p, 
     for (int64_t i = 0; i < n; ++i) wide[i] = widen(p[i]);
     return Simd<float>::load(wide);
 }
+
+// One operand in every lane.
+template <class A>
+SPARSECONV_INLINE typename Simd<A>::Reg broadcast(const A* p) {
+    return Simd<A>::broadcast(p);
+}
+SPARSECONV_INLINE typename Simd<float>::Reg broadcast(const Bf16Pair* p) {
+    typedef float Word __attribute__((may_alias));
+    return Simd<float>::broadcast(reinterpret_cast<const Word*>(p));
+}
+
+// a * b + c in each lane; of a pair first the odd channel's product is added, then the even one's, each sum rounded.
+template <class X>
+SPARSECONV_INLINE typename Simd<Acc<X>>::Reg multiply_add(typename Simd<Acc<X>>::Reg a, typename Simd<Acc<X>>::Reg b,
+                                                          typename Simd<Acc<X>>::Reg c) {
+    return Simd<Acc<X>>::fma(a, b, c);
+}
+#if defined(__AVX512F__)
+template <>
+SPARSECONV_INLINE __m512 multiply_add<Bf16Pair>(__m512 a, __m512 b, __m512 c) {
+    // Written out, so that no other code of this file is compiled for processors that have the instruction.
+    asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(b), "v"(a));
+    return c;
+}
+#endif
 
 // n elements from accumulators to storage.
 template <class S>
