@@ -20,6 +20,7 @@ from cuda_compiler import CudaCompiler  # noqa: E402
 from incremental import BuildError, install, say  # noqa: E402
 from toolchain import Toolchain, Unit, python_flags  # noqa: E402
 
+KERNEL_FLAGS = ("-Wno-unknown-pragmas",)  # CUDA's `#pragma unroll` where the kernels are compiled for the CPU
 CUDA_SOURCE = ROOT / "csrc" / "bind" / "bind_cuda.cu"
 # Folders at the top of the tree that are installed inside the package: their own names would collide with other projects'.
 MAPPED = {"sparseconv.datasets": "datasets", "sparseconv.pruning": "pruning"}
@@ -98,7 +99,33 @@ class BuildTools(Command):
         toolchain = Toolchain.from_environment(ROOT)
         core = toolchain.core_units()
         for source in sorted((ROOT / "csrc" / "tools").glob("*.cpp")):
-            toolchain.build_program([Unit(source), *core], Path(str(self.output)).absolute() / source.stem)
+            toolchain.build_program(
+                [Unit(source, KERNEL_FLAGS), *core], Path(str(self.output)).absolute() / source.stem
+            )
+
+
+class BuildEmulated(Command):
+    """Build the GPU's functions for the CPU (csrc/tools/emulate), for tests, into build/emulated."""
+
+    description = "build the test module of emulated CUDA kernels"
+    user_options: ClassVar[list[tuple[str, str, str]]] = [("output=", "o", "folder of the module")]
+    output: str | None
+
+    def initialize_options(self) -> None:
+        """Set the defaults."""
+        self.output = None
+
+    def finalize_options(self) -> None:
+        """Complete the options."""
+        self.output = self.output or str(ROOT / "build" / "emulated")
+
+    def run(self) -> None:
+        """Build the module; nothing is done where it is fresh."""
+        source = ROOT / "csrc" / "tools" / "emulate" / "bind_emulated.cpp"
+        flags = (*KERNEL_FLAGS, *python_flags())
+        Toolchain.from_environment(ROOT).build_shared(
+            [Unit(source, flags)], Path(str(self.output)).absolute() / "_emulated.so"
+        )
 
 
 def main() -> None:
@@ -113,7 +140,12 @@ def main() -> None:
         package_dir=package_dir,
         package_data={"sparseconv": ["py.typed"]},
         ext_modules=extensions,
-        cmdclass={"build_ext": BuildCore, "build_py": BuildPython, "build_tools": BuildTools},
+        cmdclass={
+            "build_ext": BuildCore,
+            "build_py": BuildPython,
+            "build_tools": BuildTools,
+            "build_emulated": BuildEmulated,
+        },
     )
 
 

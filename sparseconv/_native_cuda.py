@@ -49,13 +49,14 @@ def row_plan(core: Any, device: Any, pairs: Tensor, tap_offsets: Tensor, n_out: 
 def _make_plan(core: Any, device: Any, pairs: Tensor, tap_offsets: Tensor, n_out: int) -> RowPlan:
     taps = tap_offsets.shape[0] - 1
     words = core.mask_words(taps)
-    masks = pairs.new_empty(n_out, words)
+    wide_masks = torch.empty(n_out, words // 2, dtype=torch.int64, device=pairs.device)
+    masks = wide_masks.view(torch.int32) if words else pairs.new_empty(n_out, 0)
     arrays = (buffer(pairs), buffer(tap_offsets))
     core.tap_masks(device, *arrays, buffer(masks))
     # Stable sorts from the last 64 taps to the first. Rows of one mask stay in order, near each other in space; rows with the
     # last taps, which have most taps where sites come sorted, stand first, so that the longest blocks start first.
     order = torch.arange(n_out, device=pairs.device)
-    for column in reversed(masks.view(torch.int64).unbind(1)):
+    for column in reversed(wide_masks.unbind(1)):
         order = order[torch.sort(column[order], stable=True, descending=True).indices]
     order = order.to(torch.int32)
     neighbors = pairs.new_empty(taps, n_out)
@@ -80,6 +81,10 @@ def tf32_allowed() -> bool:
 def _aligned(x: Tensor) -> Tensor:
     """A view into the middle of a tensor may begin anywhere; the kernels read 16 bytes at a time."""
     return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def _optional(x: Tensor | None) -> object:
+    return None if x is None else buffer(x)
 
 
 def _scratch(like: Tensor, size: int) -> object:
@@ -111,7 +116,7 @@ def gather_gemm(
         device,
         x,
         buffer(weight),
-        None if bias is None else buffer(bias),
+        _optional(bias),
         *plan.buffers(),
         plan.pairs,
         groups,
@@ -176,3 +181,23 @@ def max_pool_grad(
     """`_native.max_pool_grad` over the plan of the reversed pairs."""
     plan = row_plan(core, device, pairs, tap_offsets, grad_in.shape[0])
     core.max_pool_grad(device, buffer(grad_out), buffer(argmax), *plan.buffers(), buffer(grad_in))
+
+
+def gather_sum(
+    core: Any,
+    device: Any,
+    x: Tensor,
+    offsets: Tensor,
+    cols: Tensor | None,
+    weights: Tensor | None,
+    out: Tensor,
+) -> None:
+    """`_native.gather_sum`."""
+    core.gather_sum(device, buffer(x), buffer(offsets), _optional(cols), _optional(weights), buffer(out))
+
+
+def gather_max(
+    core: Any, device: Any, x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg: Tensor
+) -> None:
+    """`_native.gather_max`."""
+    core.gather_max(device, buffer(x), buffer(offsets), _optional(cols), buffer(out), buffer(arg))
