@@ -34,8 +34,11 @@ void launch_tile(cudaStream_t stream, const GemmArguments& a) {
     constexpr int shared = GemmShared<T, kChunk>::bytes(sizeof(typename Stored<E>::type));
     const int64_t blocks = ceil_div(a.n_out, T::kM) * a.groups * ceil_div(a.m, T::kN);
     require(blocks < (int64_t{1} << 31), "a convolution of so many rows and channels has more blocks than a launch may have");
-    launch(implicit_gemm<E, T, kChunk>, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(a.splits)), dim3(T::kThreads),
-           shared, stream, a);
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(a.splits));
+    if constexpr (sizeof(typename Stored<E>::type) == 2) {
+        if (a.weight_n == 2) return launch(implicit_gemm<E, T, kChunk, true>, grid, dim3(T::kThreads), shared, stream, a);
+    }
+    launch(implicit_gemm<E, T, kChunk, false>, grid, dim3(T::kThreads), shared, stream, a);
 }
 
 template <class E, int kChunk>
@@ -55,22 +58,25 @@ void launch_plain(cudaStream_t stream, const GemmArguments& a, const Weight& wei
            weight);
 }
 
-// The weight as the tensor-core kernel reads it: in place where k is contiguous and rows begin at 16 bytes, else packed.
+// The weight as the tensor-core kernel reads it: in place where its rows, along k or (16 bits) along n, are whole pieces of 16 bytes
+// that begin at such addresses, else packed.
 template <class S>
 void place_weight(cudaStream_t stream, const ConvShape& s, int64_t taps, const Weight& weight, const Layout& layout,
                   char* scratch, GemmArguments& a) {
     constexpr int64_t element = sizeof(S);
-    const auto fits = [](int64_t stride) { return stride * element % 16 == 0; };
+    const auto fits = [](int64_t elements) { return elements * element % 16 == 0; };
     const int64_t k = s.c_in / s.groups;
-    if (weight.in == 1 && k * element == layout.row && fits(weight.tap) && fits(weight.group) && fits(weight.out) &&
-        reinterpret_cast<uintptr_t>(weight.data) % 16 == 0) {
+    const bool along_k = weight.in == 1 && fits(k) && fits(weight.out);
+    const bool along_n = element == 2 && weight.out == 1 && fits(a.m) && fits(weight.in) && weight.in > 1;
+    if ((along_k || along_n) && fits(weight.tap) && fits(weight.group) && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0) {
         a.weight = static_cast<const char*>(weight.data);
-        a.weight_tap = weight.tap * element, a.weight_group = weight.group * element, a.weight_n = weight.out * element;
+        a.weight_tap = weight.tap * element, a.weight_group = weight.group * element;
+        a.weight_n = weight.out * element, a.weight_k = weight.in * element;
         return;
     }
     const int64_t wide = layout.row / element;
     a.weight = scratch;
-    a.weight_n = layout.row, a.weight_group = a.m * layout.row, a.weight_tap = s.groups * a.weight_group;
+    a.weight_n = layout.row, a.weight_k = element, a.weight_group = a.m * layout.row, a.weight_tap = s.groups * a.weight_group;
     launch(pack_weight<S>,
            dim3(static_cast<unsigned>(ceil_div(wide, 32) * ceil_div(a.m, 32)), static_cast<unsigned>(s.groups),
                 static_cast<unsigned>(taps)),
@@ -111,7 +117,8 @@ void gemm(cudaStream_t stream, Precision p, const ConvShape& s, const RowPlan& p
     a.n_out = s.n_out, a.c_out = s.c_out;
     a.taps = static_cast<int>(plan.taps), a.words = static_cast<int>(plan.words());
     a.k_bytes = static_cast<int>(k * static_cast<int64_t>(sizeof(S)));
-    a.m = static_cast<int>(s.c_out / s.groups), a.groups = static_cast<int>(s.groups), a.splits = choice.splits;
+    a.k = static_cast<int>(k), a.m = static_cast<int>(s.c_out / s.groups), a.groups = static_cast<int>(s.groups),
+    a.splits = choice.splits;
     if (is_depthwise(s)) {
         launch(depthwise_gemm<S>, blocks_for(s.n_out * s.c_out), dim3(kThreads), 0, stream, a, weight);
         return;

@@ -4,7 +4,8 @@
 // The output-stationary implicit GEMM on tensor cores. A block owns kM places (output rows sorted by their taps) and kN output
 // channels; for every tap that one of its rows has, and every chunk of input channels, it gathers rows of features and a tile of
 // the weight into shared memory by cp.async, several chunks ahead, and multiplies. Everything is in bytes: 32 bytes of k are one
-// step of mma.sync, 16 values of 16 bits or 8 of tf32, with the same ldmatrix.
+// step of mma.sync, 16 values of 16 bits or 8 of tf32, with the same ldmatrix. kAlongN: the weight's tile lies as [k][n] in memory,
+// as a layer keeps it, and ldmatrix turns it around (16-bit types alone); else as [n][k], as its gradient's transpose does.
 #pragma once
 
 #include "tiles.cuh"
@@ -22,10 +23,11 @@ struct GemmShared {
 };
 
 // Issues the copies of one chunk after another; knows the rows of a tap one tap ahead, so that no copy waits for its index.
-template <class T, int kChunk>
+template <class T, int kChunk, bool kAlongN>
 class GemmLoader {
-    static constexpr int kPerRow = kChunk / 16, kRowsApart = T::kThreads / kPerRow;
-    static constexpr int kCopiesA = T::kM / kRowsApart, kCopiesB = (T::kN + kRowsApart - 1) / kRowsApart;
+    static constexpr int kPerRow = kChunk / 16, kRowsApart = T::kThreads / kPerRow, kCopiesA = T::kM / kRowsApart;
+    static constexpr int kPerRowB = kAlongN ? T::kN / 8 : kPerRow, kRowsB = kAlongN ? kChunk / 2 : T::kN;
+    static constexpr int kApartB = T::kThreads / kPerRowB, kCopiesB = (kRowsB + kApartB - 1) / kApartB;
 
    public:
     __device__ GemmLoader(const GemmArguments& a, TapWalk walk, int skip, int64_t place, int group, int column)
@@ -57,13 +59,21 @@ class GemmLoader {
             copy_async(stage + swizzled<kChunk>(row_ + i * kRowsApart, byte_ / 16), from, valid);
         }
         const SharedAddress b = stage + GemmShared<T, kChunk>::kA;
-        const char* tap_weight = weight_ + tap_ * a_.weight_tap + at;
+        const char* tap_weight = weight_ + tap_ * a_.weight_tap;
 #pragma unroll
         for (int i = 0; i < kCopiesB; ++i) {
-            const int n = row_ + i * kRowsApart;
-            if (T::kN % kRowsApart && n >= T::kN) break;
-            const bool valid = within && column_ + n < a_.m;
-            copy_async(b + swizzled<kChunk>(n, byte_ / 16), valid ? tap_weight + (column_ + n) * a_.weight_n : weight_, valid);
+            const int row = static_cast<int>(threadIdx.x) / kPerRowB + i * kApartB,
+                      piece = static_cast<int>(threadIdx.x) % kPerRowB;
+            if (kRowsB % kApartB && row >= kRowsB) break;
+            if constexpr (kAlongN) {
+                const int k = chunk_ / 2 + row, n = column_ + piece * 8;
+                const bool valid = k < a_.k && n < a_.m;
+                copy_async(b + swizzled<T::kN * 2>(row, piece), valid ? tap_weight + k * a_.weight_k + n * 2 : weight_, valid);
+            } else {
+                const bool valid = within && column_ + row < a_.m;
+                copy_async(b + swizzled<kChunk>(row, piece), valid ? tap_weight + (column_ + row) * a_.weight_n + at : weight_,
+                           valid);
+            }
         }
         chunk_ = chunk_ + kChunk < a_.k_bytes ? chunk_ + kChunk : 0;
     }
@@ -89,11 +99,11 @@ class GemmLoader {
 };
 
 // One chunk's products, from a stage of shared memory.
-template <class E, class T, int kChunk>
+template <class E, class T, int kChunk, bool kAlongN>
 __device__ __forceinline__ void multiply_chunk(SharedAddress stage, float (&sums)[T::kWarpM / 16][T::kWarpN / 8][4]) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int row = warp / T::kWarpsN * T::kWarpM + lane % 16;
-    const int column = warp % T::kWarpsN * T::kWarpN + lane % 8 + lane / 16 * 8;
+    const int column = warp % T::kWarpsN * T::kWarpN;
     const SharedAddress b_tile = stage + GemmShared<T, kChunk>::kA;
 #pragma unroll
     for (int step = 0; step < kChunk / 32; ++step) {
@@ -104,7 +114,13 @@ __device__ __forceinline__ void multiply_chunk(SharedAddress stage, float (&sums
         }
 #pragma unroll
         for (int j = 0; j < T::kWarpN / 16; ++j) {
-            load_matrices(b[j], b_tile + swizzled<kChunk>(column + j * 16, step * 2 + lane / 8 % 2));
+            if constexpr (kAlongN) {
+                load_matrices_transposed(b[j],
+                                         b_tile + swizzled<T::kN * 2>(step * 16 + lane % 16, (column + j * 16) / 8 + lane / 16));
+            } else {
+                load_matrices(b[j],
+                              b_tile + swizzled<kChunk>(column + j * 16 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
+            }
         }
         if constexpr (sizeof(typename Stored<E>::type) == 4) {
 #pragma unroll
@@ -199,7 +215,7 @@ __device__ void store_rows(const GemmArguments& a, const float (&sums)[T::kWarpM
 
 // Blocks: x = (tile of rows, group, tile of channels), the channels first so that blocks that gather the same rows run together;
 // y = split.
-template <class E, class T, int kChunk>
+template <class E, class T, int kChunk, bool kAlongN>
 __global__ void __launch_bounds__(T::kThreads) implicit_gemm(const GemmArguments a) {
     using S = typename Stored<E>::type;
     using Shared = GemmShared<T, kChunk>;
@@ -213,7 +229,7 @@ __global__ void __launch_bounds__(T::kThreads) implicit_gemm(const GemmArguments
     const int taps = walk.count(), split = static_cast<int>(blockIdx.y);
     const int first = taps * split / a.splits, last = taps * (split + 1) / a.splits;
     const int chunks = (last - first) * ((a.k_bytes + kChunk - 1) / kChunk);
-    GemmLoader<T, kChunk> loader(a, walk, first, place, group, column);
+    GemmLoader<T, kChunk, kAlongN> loader(a, walk, first, place, group, column);
 
     const SharedAddress base = shared_address(shared);
     float sums[T::kWarpM / 16][T::kWarpN / 8][4] = {};
@@ -228,7 +244,7 @@ __global__ void __launch_bounds__(T::kThreads) implicit_gemm(const GemmArguments
         __syncthreads();  // chunk i is there for all, and all have left the stage that is filled next
         if (i + Shared::kStages - 1 < chunks) loader.load(base + writing * Shared::kStage);
         commit_copies();
-        multiply_chunk<E, T, kChunk>(base + reading * Shared::kStage, sums);
+        multiply_chunk<E, T, kChunk, kAlongN>(base + reading * Shared::kStage, sums);
         reading = reading + 1 == Shared::kStages ? 0 : reading + 1;
         writing = writing + 1 == Shared::kStages ? 0 : writing + 1;
     }

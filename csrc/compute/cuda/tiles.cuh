@@ -38,8 +38,8 @@ struct Stored<Tf32> {
 struct GemmArguments {
     const char* features;  // rows of in_row bytes, a group's channels at in_group bytes
     int64_t in_row, in_group;
-    const char* weight;  // strides in bytes; k is contiguous
-    int64_t weight_tap, weight_group, weight_n;
+    const char* weight;  // strides in bytes; either k or n is contiguous
+    int64_t weight_tap, weight_group, weight_n, weight_k;
     const void* bias;
     void* out;
     float* partial;  // [splits, n_out, c_out] in order of places, or null
@@ -49,7 +49,7 @@ struct GemmArguments {
     int64_t n_out, c_out;
     int taps, words;
     int k_bytes;  // of one group's row, a multiple of 16
-    int m, groups, splits;
+    int k, m, groups, splits;
 };
 
 // Where chunk c (16 bytes) of row r lies in a tile whose rows have kRowBytes: eight rows at one chunk fall on all 32 banks.
