@@ -17,7 +17,7 @@ struct TileFigures {
     double efficiency;     // share of the tensor cores' rate that its warps can ask of shared memory and issue
 };
 // In order of the index in GemmChoice: 128x128, 128x64, 128x32, 64x64.
-constexpr TileFigures kTiles[] = {{128, 128, 256, 2, 1.0}, {128, 64, 128, 3, 0.9}, {128, 32, 128, 4, 0.6}, {64, 64, 128, 4, 0.7}};
+constexpr TileFigures kTiles[] = {{128, 128, 256, 2, 1.0}, {128, 64, 128, 3, 0.9}, {128, 32, 128, 3, 0.6}, {64, 64, 128, 4, 0.7}};
 constexpr int kTileCount = 4;
 constexpr double kMultiprocessors = 132;
 constexpr double kMacsPerMicrosecond = 1.7e6;   // of one multiprocessor, 16-bit mma.sync at 1.75 GHz
