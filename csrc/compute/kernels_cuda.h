@@ -52,6 +52,11 @@ int64_t gather_gemm_bytes(Precision, const ConvShape&, int64_t taps, const GemmC
 void gather_gemm(cudaStream_t, Precision, const ConvShape&, const RowPlan&, const void* features, const Weight&, const void* bias,
                  void* out, void* scratch, const GemmChoice* choice = nullptr);
 
+// The same with a weight of which each 4 input channels keep 2 (f16 and bf16, one group, c_in a multiple of 32, c_out of 16):
+// values [taps, c_out, c_in / 2], and their places, [taps, c_out / 16, c_in / 32, 16] words (cuda/sparse_gemm.cuh).
+void gather_gemm_2to4(cudaStream_t, Precision, const ConvShape&, const RowPlan&, const void* features, const void* values,
+                      const uint32_t* metadata, const void* bias, void* out);
+
 int64_t gather_outer_bytes(Precision, const ConvShape&, int64_t taps, int64_t pairs);
 
 // kernels.h's gather_outer: pairs are cut into chunks, each summed by one block, then the chunks of a tap are added in order.

@@ -19,6 +19,7 @@
 #include "../compute/cuda/outer.cu"
 #include "../compute/cuda/reduce.cu"
 #include "../compute/cuda/row_plan.cu"
+#include "../compute/cuda/sparse.cu"
 
 using namespace sparseconv;
 using gpu::Precision;
@@ -285,6 +286,49 @@ void check_conv(const Case& c, const Map& map, const Plan& plan) {
             want_weight);
 }
 
+void check_sparse(const Case& like, const Map& map, const Plan& plan) {
+    const ConvShape s{like.s.n_in, like.s.n_out, 1, 32 * uniform(1, 5), 16 * uniform(1, 6)};
+    const Precision type = uniform(0, 1) ? Precision::f16 : Precision::bf16;
+    Array x(type, s.n_in * s.c_in), values(type, like.taps * s.c_out * s.c_in / 2), bias(type, s.c_out);
+    x.small_integers(), values.small_integers(), bias.small_integers();
+    std::vector<uint32_t> metadata(static_cast<size_t>(like.taps * s.c_out * s.c_in / 32));
+    std::vector<double> dense(static_cast<size_t>(like.taps * s.c_out * s.c_in)), want(static_cast<size_t>(s.n_out * s.c_out));
+    for (int64_t row = 0; row < like.taps * s.c_out; ++row) {
+        for (int64_t four = 0; four < s.c_in / 4; ++four) {
+            const int64_t first = uniform(0, 2), second = uniform(first + 1, 3);
+            const int64_t block = row / 16, channel = row % 16, step = four / 8, half = four % 8 / 4;
+            const int64_t word = (block * (s.c_in / 32) + step) * 16 + channel % 8 * 2 + half;
+            metadata[static_cast<size_t>(word)] |= static_cast<uint32_t>(first | second << 2)
+                                                   << (four % 4 * 4 + channel / 8 * 16);
+            for (const int64_t i : {int64_t{0}, int64_t{1}}) {
+                dense[static_cast<size_t>(row * s.c_in + four * 4 + (i ? second : first))] =
+                    values.get((row * (s.c_in / 4) + four) * 2 + i);
+            }
+        }
+    }
+    for (int64_t i = 0; i < s.n_out * s.c_out; ++i) want[static_cast<size_t>(i)] = bias.get(i % s.c_out);
+    for (int64_t t = 0; t < like.taps; ++t) {
+        for (int64_t p = map.offsets[static_cast<size_t>(t)]; p < map.offsets[static_cast<size_t>(t) + 1]; ++p) {
+            const auto [in, out] = map.data[static_cast<size_t>(p)];
+            for (int64_t co = 0; co < s.c_out; ++co) {
+                for (int64_t ci = 0; ci < s.c_in; ++ci) {
+                    want[static_cast<size_t>(out * s.c_out + co)] +=
+                        x.get(in * s.c_in + ci) * dense[static_cast<size_t>((t * s.c_out + co) * s.c_in + ci)];
+                }
+            }
+        }
+    }
+    const std::string name =
+        "gather_gemm_2to4, " + std::to_string(s.c_in) + " -> " + std::to_string(s.c_out) + ", like " + like.name;
+    compare(name,
+            same_bits(name, type, s.n_out * s.c_out,
+                      [&](void* y) {
+                          gpu::gather_gemm_2to4(nullptr, type, s, plan.plan, x.data(), values.data(), metadata.data(),
+                                                bias.data(), y);
+                      }),
+            want);
+}
+
 // Few distinct values, so that ties happen; now and then NaN and infinities.
 void fill_for_maxima(Array& x) {
     for (int64_t i = 0; i < x.n; ++i) {
@@ -398,6 +442,7 @@ int main(int argc, char** argv) {
         emulated::shuffle.seed(rng());
         const Plan plan(map), back_plan(reversed(map, c.s.n_in));
         check_conv(c, map, plan);
+        if (c.taps * c.s.n_out < 2000) check_sparse(c, map, plan);
         check_pool(c, map, plan, back_plan);
         check_lists(c);
     }

@@ -22,80 +22,96 @@ struct GemmShared {
     }
 };
 
-// Issues the copies of one chunk after another; knows the rows of a tap one tap ahead, so that no copy waits for its index.
-template <class T, int kChunk, bool kAlongN>
-class GemmLoader {
-    static constexpr int kPerRow = kChunk / 16, kRowsApart = T::kThreads / kPerRow, kCopiesA = T::kM / kRowsApart;
-    static constexpr int kPerRowB = kAlongN ? T::kN / 8 : kPerRow, kRowsB = kAlongN ? kChunk / 2 : T::kN;
-    static constexpr int kApartB = T::kThreads / kPerRowB, kCopiesB = (kRowsB + kApartB - 1) / kApartB;
+// Gathers the rows of one chunk after another; knows the rows of a tap one tap ahead, so that no copy waits for its index.
+template <class T, int kChunk>
+class RowLoader {
+   protected:
+    static constexpr int kPerRow = kChunk / 16, kRowsApart = T::kThreads / kPerRow, kCopies = T::kM / kRowsApart;
 
-   public:
-    __device__ GemmLoader(const GemmArguments& a, TapWalk walk, int skip, int64_t place, int group, int column)
-        : a_(a),
-          walk_(walk),
-          row_(threadIdx.x / kPerRow),
-          byte_(threadIdx.x % kPerRow * 16),
-          place_(place + row_),
-          column_(column) {
+    __device__ RowLoader(const GemmArguments& a, TapWalk walk, int skip, int64_t place, int group)
+        : a_(a), walk_(walk), row_(threadIdx.x / kPerRow), byte_(threadIdx.x % kPerRow * 16), place_(place + row_) {
         features_ = a.features + group * a.in_group;
-        weight_ = a.weight + group * a.weight_group;
         for (; skip > 0; --skip) walk_.next();
         fetch();
     }
 
-    __device__ void load(SharedAddress stage) {
+    // Chunk chunk_ of the rows of tap tap_; those of a new tap first.
+    __device__ void load_rows(SharedAddress stage) {
         if (chunk_ == 0) {
             tap_ = next_tap_;
 #pragma unroll
-            for (int i = 0; i < kCopiesA; ++i) rows_[i] = next_rows_[i];
+            for (int i = 0; i < kCopies; ++i) rows_[i] = next_rows_[i];
             fetch();
         }
         const int at = chunk_ + byte_;
         const bool within = at < a_.k_bytes;
 #pragma unroll
-        for (int i = 0; i < kCopiesA; ++i) {
+        for (int i = 0; i < kCopies; ++i) {
             const bool valid = within && rows_[i] >= 0;
             const char* from = features_ + (valid ? rows_[i] * a_.in_row + at : 0);
             copy_async(stage + swizzled<kChunk>(row_ + i * kRowsApart, byte_ / 16), from, valid);
         }
-        const SharedAddress b = stage + GemmShared<T, kChunk>::kA;
-        const char* tap_weight = weight_ + tap_ * a_.weight_tap;
-#pragma unroll
-        for (int i = 0; i < kCopiesB; ++i) {
-            const int row = static_cast<int>(threadIdx.x) / kPerRowB + i * kApartB,
-                      piece = static_cast<int>(threadIdx.x) % kPerRowB;
-            if (kRowsB % kApartB && row >= kRowsB) break;
-            if constexpr (kAlongN) {
-                const int k = chunk_ / 2 + row, n = column_ + piece * 8;
-                const bool valid = k < a_.k && n < a_.m;
-                copy_async(b + swizzled<T::kN * 2>(row, piece), valid ? tap_weight + k * a_.weight_k + n * 2 : weight_, valid);
-            } else {
-                const bool valid = within && column_ + row < a_.m;
-                copy_async(b + swizzled<kChunk>(row, piece), valid ? tap_weight + (column_ + row) * a_.weight_n + at : weight_,
-                           valid);
-            }
-        }
-        chunk_ = chunk_ + kChunk < a_.k_bytes ? chunk_ + kChunk : 0;
     }
+    __device__ void next_chunk() { chunk_ = chunk_ + kChunk < a_.k_bytes ? chunk_ + kChunk : 0; }
+
+    const GemmArguments& a_;
+    int chunk_ = 0, tap_ = -1;
 
    private:
     __device__ void fetch() {
         next_tap_ = walk_.next();
         const int32_t* table = a_.neighbors + (next_tap_ < 0 ? 0 : next_tap_) * a_.n_out + place_;
 #pragma unroll
-        for (int i = 0; i < kCopiesA; ++i) {
+        for (int i = 0; i < kCopies; ++i) {
             const bool valid = next_tap_ >= 0 && place_ + i * kRowsApart < a_.n_out;
             next_rows_[i] = valid ? __ldg(table + i * kRowsApart) : -1;
         }
     }
 
-    const GemmArguments& a_;
     TapWalk walk_;
-    const char *features_, *weight_;
+    const char* features_;
     int row_, byte_;
     int64_t place_;
-    int column_, chunk_ = 0, tap_ = -1, next_tap_ = -1;
-    int32_t rows_[kCopiesA], next_rows_[kCopiesA];
+    int next_tap_ = -1;
+    int32_t rows_[kCopies], next_rows_[kCopies];
+};
+
+template <class T, int kChunk, bool kAlongN>
+class GemmLoader : RowLoader<T, kChunk> {
+    using Rows = RowLoader<T, kChunk>;
+    using Rows::a_, Rows::chunk_, Rows::tap_;
+    static constexpr int kPerRow = kAlongN ? T::kN / 8 : kChunk / 16, kRows = kAlongN ? kChunk / 2 : T::kN;
+    static constexpr int kApart = T::kThreads / kPerRow, kCopies = (kRows + kApart - 1) / kApart;
+
+   public:
+    __device__ GemmLoader(const GemmArguments& a, TapWalk walk, int skip, int64_t place, int group, int column)
+        : Rows(a, walk, skip, place, group), weight_(a.weight + group * a.weight_group), column_(column) {}
+
+    __device__ void load(SharedAddress stage) {
+        this->load_rows(stage);
+        const SharedAddress b = stage + GemmShared<T, kChunk>::kA;
+        const char* tap_weight = weight_ + tap_ * a_.weight_tap;
+        const int piece = static_cast<int>(threadIdx.x) % kPerRow;
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+            const int row = static_cast<int>(threadIdx.x) / kPerRow + i * kApart;
+            if (kRows % kApart && row >= kRows) break;
+            if constexpr (kAlongN) {
+                const int k = chunk_ / 2 + row, n = column_ + piece * 8;
+                const bool valid = k < a_.k && n < a_.m;
+                copy_async(b + swizzled<T::kN * 2>(row, piece), valid ? tap_weight + k * a_.weight_k + n * 2 : weight_, valid);
+            } else {
+                const int at = chunk_ + piece * 16, n = column_ + row;
+                const bool valid = at < a_.k_bytes && n < a_.m;
+                copy_async(b + swizzled<kChunk>(row, piece), valid ? tap_weight + n * a_.weight_n + at : weight_, valid);
+            }
+        }
+        this->next_chunk();
+    }
+
+   private:
+    const char* weight_;
+    int column_;
 };
 
 // One chunk's products, from a stage of shared memory.
@@ -163,6 +179,27 @@ __device__ void store_partial(const GemmArguments& a, const float (&sums)[T::kWa
     }
 }
 
+// Rows of kRow bytes in shared memory to the output, in whole 16 bytes where every row of it begins at such an address.
+template <class S, class T, int kRow>
+__device__ void write_rows(const GemmArguments& a, const unsigned char* shared, int64_t place, int group, int column) {
+    const int columns = a.m - column < T::kN ? a.m - column : T::kN;
+    S* out = static_cast<S*>(a.out) + static_cast<int64_t>(group) * a.m + column;
+    constexpr int kWide = 16 / sizeof(S);
+    const bool wide = a.m % kWide == 0 && a.c_out % kWide == 0;
+    const int pieces = wide ? columns / kWide : columns;
+    for (int at = threadIdx.x; at < T::kM * pieces; at += T::kThreads) {
+        const int r = at / pieces, c = at % pieces;
+        if (place + r >= a.n_out) break;
+        S* to = out + a.order[place + r] * a.c_out;
+        const unsigned char* from = shared + r * kRow;
+        if (wide) {
+            reinterpret_cast<uint4*>(to)[c] = reinterpret_cast<const uint4*>(from)[c];
+        } else {
+            to[c] = reinterpret_cast<const S*>(from)[c];
+        }
+    }
+}
+
 // Bias, narrowing, and whole rows to the output by way of shared memory.
 template <class S, class T, int kChunk>
 __device__ void store_rows(const GemmArguments& a, const float (&sums)[T::kWarpM / 16][T::kWarpN / 8][4], unsigned char* shared,
@@ -194,23 +231,7 @@ __device__ void store_rows(const GemmArguments& a, const float (&sums)[T::kWarpM
         }
     }
     __syncthreads();
-    const int columns = a.m - column < T::kN ? a.m - column : T::kN;
-    S* out = static_cast<S*>(a.out) + static_cast<int64_t>(group) * a.m + column;
-    constexpr int kWide = 16 / sizeof(S);
-    // In whole 16 bytes where every row of the output begins at such an address.
-    const bool wide = a.m % kWide == 0 && a.c_out % kWide == 0;
-    const int pieces = wide ? columns / kWide : columns;
-    for (int at = threadIdx.x; at < T::kM * pieces; at += T::kThreads) {
-        const int r = at / pieces, c = at % pieces;
-        if (place + r >= a.n_out) break;
-        S* to = out + a.order[place + r] * a.c_out;
-        const unsigned char* from = shared + r * kRow;
-        if (wide) {
-            reinterpret_cast<uint4*>(to)[c] = reinterpret_cast<const uint4*>(from)[c];
-        } else {
-            to[c] = reinterpret_cast<const S*>(from)[c];
-        }
-    }
+    write_rows<S, T, kRow>(a, shared, place, group, column);
 }
 
 // Blocks: x = (tile of rows, group, tile of channels), the channels first so that blocks that gather the same rows run together;
