@@ -15,6 +15,7 @@ import torch  # before the core, so that both share one OpenMP runtime
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
+from . import _native_cuda
 from ._scratch import KERNEL_SLOT, scratch
 
 try:
@@ -24,6 +25,12 @@ except ImportError as error:
         f"sparseconv's compiled core, sparseconv._cpu, cannot be imported ({error}); "
         "build it with `pip install .` or, in a source tree, `pip install -e .`"
     ) from error
+
+_cuda: Any
+try:  # built where nvcc was found; imports without a driver too
+    import sparseconv._cuda as _cuda
+except ImportError:
+    _cuda = None
 
 # A key layout: low, shift and bits of each bit field, batch first (csrc/core/coord_key.h).
 KeyLayout = Sequence[int]
@@ -44,6 +51,13 @@ def device_of(array: Tensor) -> int:
     """What the core runs on: the number of threads. One thread is a plain loop, which is what forked workers need."""
     require_device(array.device)
     return torch.get_num_threads()
+
+
+def _gpu(array: Tensor) -> tuple[Any, tuple[int, int]]:
+    """The GPU module and what it runs on: the tensor's device and the caller's stream there. Maps are not built there yet."""
+    if _cuda is None:
+        raise ValueError(f"sparseconv was built without CUDA: expected tensors on cpu, got {array.device}")
+    return _cuda, (array.device.index, torch.cuda.current_stream(array.device).cuda_stream)
 
 
 def optional(array: Tensor | None) -> object:
@@ -139,6 +153,10 @@ def gather_gemm(
     out: Tensor,
 ) -> None:
     """out[o] = bias + sum over taps and pairs (i, o) of features[i] @ weight[tap] (csrc/compute/kernels.h)."""
+    if features.is_cuda:
+        return _native_cuda.gather_gemm(
+            *_gpu(features), features, weight, bias, pairs, tap_offsets, groups, transpose, flip, out
+        )
     bytes_needed = _cpu.gather_gemm_bytes(buffer(features), buffer(out), groups, len(tap_offsets) - 1)
     _cpu.gather_gemm(
         device_of(features),
@@ -159,6 +177,10 @@ def gather_outer(
     features: Tensor, grad_out: Tensor, pairs: Tensor, tap_offsets: Tensor, groups: int, grad_weight: Tensor
 ) -> None:
     """grad_weight[tap] = sum over its pairs (i, o) of the outer product of features[i] and grad_out[o]."""
+    if features.is_cuda:
+        return _native_cuda.gather_outer(
+            *_gpu(features), features, grad_out, pairs, tap_offsets, groups, grad_weight
+        )
     arrays = (buffer(pairs), buffer(tap_offsets))
     bytes_needed = _cpu.gather_outer_bytes(buffer(features), buffer(grad_out), *arrays, groups)
     _cpu.gather_outer(
@@ -174,12 +196,16 @@ def gather_outer(
 
 def column_sum(x: Tensor, out: Tensor) -> None:
     """out [C] = the sum of the rows of x [N, C], in chunks that depend on N only."""
+    if x.is_cuda:
+        return _native_cuda.column_sum(*_gpu(x), x, out)
     work = scratch(_cpu.column_sum_bytes(buffer(x)), KERNEL_SLOT)
     _cpu.column_sum(device_of(x), buffer(x), buffer(out), buffer(work))
 
 
 def max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, out: Tensor, argmax: Tensor) -> None:
     """out[o] = max over the pairs (i, o) of features[i]; argmax int32 = the tap that won, -1 where there is no pair."""
+    if features.is_cuda:
+        return _native_cuda.max_pool(*_gpu(features), features, pairs, tap_offsets, out, argmax)
     _cpu.max_pool(
         device_of(features),
         buffer(features),
@@ -194,6 +220,8 @@ def max_pool_grad(
     grad_out: Tensor, argmax: Tensor, pairs: Tensor, tap_offsets: Tensor, grad_in: Tensor
 ) -> None:
     """grad_in[i] = sum of grad_out[o] over the reversed pairs (o, i) whose tap won."""
+    if grad_out.is_cuda:
+        return _native_cuda.max_pool_grad(*_gpu(grad_out), grad_out, argmax, pairs, tap_offsets, grad_in)
     _cpu.max_pool_grad(
         device_of(grad_out),
         buffer(grad_out),
@@ -206,11 +234,15 @@ def max_pool_grad(
 
 def gather_sum(x: Tensor, offsets: Tensor, cols: Tensor | None, weights: Tensor | None, out: Tensor) -> None:
     """out[r] = sum over j in [offsets[r], offsets[r + 1]) of weights[j] * x[cols[j]], in order of j."""
+    if x.is_cuda:
+        return _native_cuda.gather_sum(*_gpu(x), x, offsets, cols, weights, out)
     _cpu.gather_sum(device_of(x), buffer(x), buffer(offsets), optional(cols), optional(weights), buffer(out))
 
 
 def gather_max(x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg: Tensor) -> None:
     """out[r] = max over the same lists; arg int64 = the first row of x that has it, -1 for an empty list."""
+    if x.is_cuda:
+        return _native_cuda.gather_max(*_gpu(x), x, offsets, cols, out, arg)
     _cpu.gather_max(device_of(x), buffer(x), buffer(offsets), optional(cols), buffer(out), buffer(arg))
 
 

@@ -434,7 +434,7 @@ void check_lists(const Case& c) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const int cases = argc > 1 ? std::atoi(argv[1]) : 150;
+    const int cases = argc > 1 ? std::atoi(argv[1]) : 100;
     rng.seed(argc > 2 ? static_cast<uint64_t>(std::atoll(argv[2])) : 1);
     for (int i = 0; i < cases; ++i) {
         const Case c = random_case();
