@@ -25,12 +25,14 @@ class RowPlan:
         order: int32 [n_out], the output row of each place.
         tile_masks: int32 [ceil(n_out / 64), words], bit t % 32 of word t // 32: one of the tile's rows has tap t.
         pairs: how many the map has.
+        tap_offsets: those it was made with.
     """
 
     neighbors: Tensor
     order: Tensor
     tile_masks: Tensor
     pairs: int
+    tap_offsets: Tensor
 
     def buffers(self) -> tuple[object, object, object]:
         """The arrays as the core takes them."""
@@ -40,7 +42,7 @@ class RowPlan:
 def row_plan(core: Any, device: Any, pairs: Tensor, tap_offsets: Tensor, n_out: int) -> RowPlan:
     """The plan of a map with n_out output rows; made once for an array of pairs, which keeps it."""
     plan: RowPlan | None = getattr(pairs, "_sparseconv_plan", None)
-    if plan is None or plan.order.shape[0] != n_out:
+    if plan is None or plan.tap_offsets is not tap_offsets or plan.order.shape[0] != n_out:
         plan = _make_plan(core, device, pairs, tap_offsets, n_out)
         pairs._sparseconv_plan = plan  # type: ignore[attr-defined]
     return plan
@@ -70,7 +72,7 @@ def _make_plan(core: Any, device: Any, pairs: Tensor, tap_offsets: Tensor, n_out
         buffer(neighbors),
         buffer(tile_masks),
     )
-    return RowPlan(neighbors, order, tile_masks, pairs.shape[0])
+    return RowPlan(neighbors, order, tile_masks, pairs.shape[0], tap_offsets)
 
 
 def tf32_allowed() -> bool:

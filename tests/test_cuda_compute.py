@@ -274,6 +274,29 @@ def test_a_plan_sorts_rows_and_is_made_once(emulated: ModuleType) -> None:
             assert bit == any(row[tap] for row in has[tile * 64 : tile * 64 + 64])
 
 
+def test_a_layer_and_its_gradient_make_one_plan(
+    on_emulated_gpu: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = _native_cuda._make_plan
+
+    def count(*args: object) -> _native_cuda.RowPlan:
+        made.append(args)
+        return make(*args)
+
+    monkeypatch.setattr(_native_cuda, "_make_plan", count)
+    on_emulated_gpu(10)
+    x = random_tensor(3, 100, 8, extent=8, grad=True)
+    layer = spnn.SubMConv3d(8, 8, 3)
+    for _ in range(2):
+        layer(layer(x)).features.sum().backward()
+    assert len(made) == 1  # the map is its own reverse
+    strided = spnn.Conv3d(8, 8, 2, 2)
+    for _ in range(2):
+        strided(x).features.sum().backward()
+    assert len(made) == 3  # one for either direction
+
+
 def test_wrong_arguments_raise(emulated: ModuleType) -> None:
     kmap = sparseconv.build_kernel_map(
         random_tensor(3, 50, 1, extent=8).coords, kernel_size=3, submanifold=True
