@@ -291,7 +291,7 @@ def test_a_layer_and_its_gradient_make_one_plan(
     for _ in range(2):
         layer(layer(x)).features.sum().backward()
     assert len(made) == 1  # the map is its own reverse
-    strided = spnn.Conv3d(8, 8, 2, 2)
+    strided = spnn.Conv3d(8, 8, 2, stride=2)
     for _ in range(2):
         strided(x).features.sum().backward()
     assert len(made) == 3  # one for either direction
