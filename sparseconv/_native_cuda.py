@@ -130,6 +130,30 @@ def gather_gemm(
     )
 
 
+def gather_gemm_2to4(
+    core: Any,
+    device: Any,
+    features: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    bias: Tensor | None,
+    pairs: Tensor,
+    tap_offsets: Tensor,
+    out: Tensor,
+) -> None:
+    """`gather_gemm` with a weight that `_pack_2to4.pack_2to4` packed."""
+    plan = row_plan(core, device, pairs, tap_offsets, out.shape[0])
+    core.gather_gemm_2to4(
+        device,
+        buffer(_aligned(features)),
+        buffer(values),
+        buffer(metadata),
+        _optional(bias),
+        *plan.buffers(),
+        buffer(out),
+    )
+
+
 def gather_outer(
     core: Any,
     device: Any,

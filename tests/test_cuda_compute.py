@@ -24,6 +24,7 @@ from torch import Tensor
 import sparseconv
 from sparseconv import _native, _native_cuda, functional
 from sparseconv import nn as spnn
+from sparseconv._pack_2to4 import pack_2to4
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = (
@@ -206,6 +207,32 @@ def test_float32_in_tf32_where_torch_is_told_so(on_emulated_gpu: Callable[[int],
     close(plain, want, 1e-6)
     close(rounded, want, 1e-3)
     assert (rounded - want).abs().max() > 20 * (plain - want).abs().max()
+
+
+@pytest.mark.parametrize("dtype", TYPES[:2])
+@pytest.mark.parametrize(("c_in", "c_out"), [(32, 16), (64, 80), (160, 48)])
+def test_a_two_of_four_weight(c_in: int, c_out: int, dtype: torch.dtype, emulated: ModuleType) -> None:
+    kmap = sparseconv.build_kernel_map(
+        random_tensor(3, 150, 1, extent=8).coords, kernel_size=3, submanifold=True
+    )
+    x, bias = torch.randn(kmap.n_in, c_in).to(dtype), torch.randn(c_out).to(dtype)
+    fours = torch.randn(27, c_in // 4, 4, c_out).to(dtype)
+    dropped = torch.rand(fours.shape).argsort(2) >= torch.randint(0, 3, (27, c_in // 4, 1, c_out))
+    weight = fours.masked_fill(dropped, 0).flatten(1, 2)  # 0 to 2 of each 4 left
+    values, metadata = pack_2to4(weight)
+    results = [x.new_empty(kmap.n_out, c_out) for _ in range(2)]
+    for seed, out in enumerate(results):
+        _native_cuda.gather_gemm_2to4(
+            emulated, seed, x, values, metadata, bias, kmap.pairs, kmap.tap_offsets, out
+        )
+    assert torch.equal(*results)
+    close(results[0], by_pairs(x.double(), weight.double(), bias.double(), kmap), TOLERANCE[dtype])
+    with pytest.raises(ValueError, match="at most 2"):
+        pack_2to4(torch.ones_like(weight))
+    with pytest.raises(ValueError, match="32 n input"):
+        pack_2to4(weight[:, :16])
+    with pytest.raises(ValueError, match="float16"):
+        pack_2to4(weight.float())
 
 
 @pytest.mark.parametrize("dtype", TYPES)

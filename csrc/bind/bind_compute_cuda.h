@@ -79,6 +79,23 @@ inline void bound_gather_gemm(const Cuda& device, AnyBuffer features, AnyBuffer 
                 bias ? bias->data : nullptr, out.data, scratch.data);
 }
 
+inline void bound_gather_gemm_2to4(const Cuda& device, AnyBuffer features, AnyBuffer values, Buffer<int32_t> metadata,
+                                   std::optional<AnyBuffer> bias, Buffer<int32_t> neighbors, Buffer<int32_t> order,
+                                   Buffer<int32_t> tile_masks, AnyBuffer out) {
+    const ConvShape shape = conv_shape(features, out, 1);
+    const RowPlan plan = plan_of(neighbors, order, tile_masks, shape.n_out, 0);
+    require_gemm(features, values, bias, out, shape);
+    require_aligned(features, "features");
+    require_aligned(values, "values");
+    require_aligned(out, "output");
+    require(
+        values.ndim == 3 && values.shape[0] == plan.taps && values.shape[1] == shape.c_out && 2 * values.shape[2] == shape.c_in &&
+            values.contiguous() && 16 * metadata.size() == values.size(),
+        "a 2:4 weight is values [K, C_out, C_in / 2] and metadata [K, C_out / 16, C_in / 32, 16], got " + values.shape_text());
+    gather_gemm_2to4(device.stream, precision_of(features), shape, plan, features.data, values.data,
+                     reinterpret_cast<const uint32_t*>(metadata.data), bias ? bias->data : nullptr, out.data);
+}
+
 inline int64_t bound_gather_outer_bytes(AnyBuffer features, AnyBuffer grad_out, int64_t groups, int64_t taps, int64_t n_pairs,
                                         bool tf32) {
     return gather_outer_bytes(precision_of(features, tf32), conv_shape(features, grad_out, groups), taps, n_pairs);
@@ -160,6 +177,7 @@ inline void bind_compute(py::module_& m) {
     m.def("plan_rows", &bound_plan_rows, release);
     m.def("gather_gemm", &bound_gather_gemm, release);
     m.def("gather_gemm_bytes", &bound_gather_gemm_bytes);
+    m.def("gather_gemm_2to4", &bound_gather_gemm_2to4, release);
     m.def("gather_outer", &bound_gather_outer, release);
     m.def("gather_outer_bytes", &bound_gather_outer_bytes);
     m.def("column_sum", &bound_column_sum, release);

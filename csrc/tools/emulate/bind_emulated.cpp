@@ -11,6 +11,7 @@
 #include "compute/cuda/outer.cu"
 #include "compute/cuda/reduce.cu"
 #include "compute/cuda/row_plan.cu"
+#include "compute/cuda/sparse.cu"
 
 namespace pybind11::detail {
 
