@@ -105,13 +105,11 @@ struct GatherGemm {
     }
 };
 
+// With a packed weight of any origin.
 template <class S>
-void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias,
-                 S* out, void* scratch) {
+void gather_gemm_packed(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Acc<S>* packed,
+                        const S* bias, S* out) {
     using A = Acc<S>;
-    if (s.n_out == 0 || s.c_out == 0) return;
-    A* packed = static_cast<A*>(scratch);
-    if (s.c_in > 0) pack_weight<S>(cpu, s, pairs.taps, weight, packed);
     const Scratch<A> start(s.c_out);
     for (int64_t j = 0; j < s.c_out; ++j) start.data[j] = bias ? widen(bias[j]) : A(0);
     const int64_t tap_size = s.c_in == 0 ? 0 : packed_bytes<S>(s, 1) / static_cast<int64_t>(sizeof(A));
@@ -138,6 +136,15 @@ void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S
             }
         }
     });
+}
+
+template <class S>
+void gather_gemm(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const Weight& weight, const S* bias,
+                 S* out, void* scratch) {
+    if (s.n_out == 0 || s.c_out == 0) return;
+    Acc<S>* packed = static_cast<Acc<S>*>(scratch);
+    if (s.c_in > 0) pack_weight<S>(cpu, s, pairs.taps, weight, packed);
+    gather_gemm_packed<S>(cpu, s, pairs, features, packed, bias, out);
 }
 
 }  // namespace sparseconv::SPARSECONV_ISA
