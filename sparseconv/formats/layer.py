@@ -24,12 +24,18 @@ Dense = snn.SparseConvolution | nn.Linear
 class PackedLayer(nn.Module):
     """Base of layers whose state dict holds a packed weight.
 
-    `parts` names its buffers. They keep their types when the layer is moved to another type; of a state dict they take only the
-    right type and shape (ValueError), and `check_parts` looks at the values.
+    `parts` names its buffers. With `keeps_types` they stay as they are when the layer is moved to another type. Of a state dict
+    they take only the right type and shape (ValueError), and `check_parts` looks at the values.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
+    keeps_types: ClassVar[bool] = True
     bias: nn.Parameter | None
+    dtype: torch.dtype  # of the dense layer that this one was made from
+
+    def dense_dtype(self) -> torch.dtype:
+        """The type of the dense layer's weight."""
+        return self.dtype
 
     def decoded(self) -> Tensor:
         """The weight in numbers, [K, C_in / groups, C_out]; a subclass's own."""
@@ -44,7 +50,7 @@ class PackedLayer(nn.Module):
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = getattr(self, name)
-            if old is not None and new.dtype != old.dtype:
+            if self.keeps_types and old is not None and new.dtype != old.dtype:
                 setattr(self, name, old.to(new.device))
         return result
 
@@ -55,7 +61,10 @@ class PackedLayer(nn.Module):
             own, given = getattr(self, name), state_dict.get(prefix + name)
             if own is None or given is None:
                 continue
-            if given.dtype != own.dtype or given.shape != own.shape:
+            same_type = given.dtype == own.dtype or (
+                not self.keeps_types and given.is_floating_point() and own.is_floating_point()
+            )
+            if not same_type or given.shape != own.shape:
                 raise ValueError(
                     f"{prefix}{name}: expected {own.dtype} {list(own.shape)}, as of this layer's format, "
                     f"got {given.dtype} {list(given.shape)}"
@@ -103,11 +112,13 @@ class PackedConv(PackedLayer, KernelLayer):
                 options["padding"] = geometry.padding
         if self.transposed and not self.needs_target:
             options["output_padding"] = geometry.output_padding
-        options.update(groups=self.groups, bias=self.bias is not None, device="meta", dtype=self.dtype)
+        options.update(
+            groups=self.groups, bias=self.bias is not None, device="meta", dtype=self.dense_dtype()
+        )
         build: Callable[..., snn.SparseConvolution] = self.dense_type
         layer = build(self.in_channels, self.out_channels, geometry.kernel_size, **options)
         layer.taps = self.taps.clone()
-        layer.weight = nn.Parameter(self.decoded().to(self.dtype))
+        layer.weight = nn.Parameter(self.decoded().to(self.dense_dtype(), copy=True))
         layer.bias = _copied(self.bias)
         return layer.train(self.training)
 
@@ -153,9 +164,13 @@ class PackedLinear(PackedLayer):
     def to_dense(self) -> nn.Linear:
         """The linear layer with the decoded weight, in the type of the layer that this one was made from."""
         layer = self.dense_type(
-            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.dtype
+            self.in_features,
+            self.out_features,
+            self.bias is not None,
+            device="meta",
+            dtype=self.dense_dtype(),
         )
-        layer.weight = nn.Parameter(self.decoded()[0].t().contiguous().to(self.dtype))
+        layer.weight = nn.Parameter(self.decoded()[0].t().to(self.dense_dtype(), copy=True).contiguous())
         layer.bias = _copied(self.bias)  # type: ignore[assignment]
         return layer.train(self.training)
 

@@ -59,7 +59,7 @@ class QuantizedConv(_Quantized, PackedConv):
     """A convolution over codes of 8 or 4 bits, for features in float32, float64 or bfloat16.
 
     The core decodes the codes where it packs the weight for its kernels anyway, so the sums are those of `to_dense()`, bit for
-    bit in float32 and float64. On a GPU the weight is decoded into a temporary dense one. Input and bias have gradients, codes none.
+    bit in float32 and float64. On a GPU the weight is decoded into a temporary dense one. Input and bias have gradients.
 
     Args:
         layer: any convolution of `sparseconv.nn`.
