@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -159,7 +160,8 @@ class PackedLinear(PackedLayer):
             raise ValueError(
                 f"{type(self).__name__}: input must be [..., {self.in_features}], got {list(x.shape)}"
             )
-        return self.rows(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
+        return self.rows(rows).reshape(*x.shape[:-1], self.out_features)
 
     def to_dense(self) -> nn.Linear:
         """The linear layer with the decoded weight, in the type of the layer that this one was made from."""

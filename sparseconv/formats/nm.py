@@ -113,20 +113,27 @@ class NMWeight:
 
     def places(self) -> Tensor:
         """int64 [K, C_out, runs, n]: the place of each value in its run."""
-        return _from_bits(self.metadata, self.values.shape[2] * self.n, place_bits(self.m)).view(
-            self.values.shape
-        )
+        return _places(self.values, self.metadata, self.m)
 
     def decode(self) -> Tensor:
         """The weight [K, C_in, C_out] in the type of the values, zeros where nothing was kept."""
-        taps, channels_in, channels_out = self.shape
-        dense = self.values.new_zeros(taps, channels_out, self.values.shape[2], self.m)
-        return _joined(dense.scatter(3, self.places(), self.values), channels_in)
+        return decode_nm(self.values, self.metadata, self.shape[1], self.m)
 
     @property
     def size_in_bits(self) -> int:
         """K * C_out * (runs * n * bits of a value + 8 * ceil(runs * n * ceil(log2 m) / 8)): 9/16 of dense for 2:4 of 16 bits."""
         return self.values.numel() * self.values.element_size() * 8 + self.metadata.numel() * 8
+
+
+def decode_nm(values: Tensor, metadata: Tensor, channels_in: int, m: int) -> Tensor:
+    """What `NMWeight.decode` returns, from its parts, which are trusted."""
+    dense = values.new_zeros(*values.shape[:3], m)
+    return _joined(dense.scatter(3, _places(values, metadata, m), values), channels_in)
+
+
+def _places(values: Tensor, metadata: Tensor, m: int) -> Tensor:
+    runs, n = values.shape[2:]
+    return _from_bits(metadata, runs * n, place_bits(m)).view(values.shape)
 
 
 def place_bits(m: int) -> int:

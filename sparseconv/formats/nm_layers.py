@@ -13,7 +13,7 @@ from .. import functional
 from .. import nn as snn
 from ..pairs import KernelMap
 from .layer import Dense, PackedConv, PackedLayer, PackedLinear, canonical_weight
-from .nm import NMWeight, pack_nm
+from .nm import NMWeight, decode_nm, pack_nm
 
 
 class _NM(PackedLayer):
@@ -26,7 +26,7 @@ class _NM(PackedLayer):
 
     def _hold(self, weight: NMWeight) -> None:
         self.n, self.m, self._shape = weight.n, weight.m, weight.shape
-        self._kept: tuple[tuple[Any, ...], Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor, tuple[int, int], Tensor] | None = None
         self.register_buffer("values", weight.values)
         self.register_buffer("metadata", weight.metadata)
 
@@ -46,13 +46,15 @@ class _NM(PackedLayer):
 
     def decoded(self) -> Tensor:
         """The weight [K, C_in / groups, C_out] in the type of the values."""
+        values, metadata, c_in = self.values, self.metadata, self._shape[1]
         if torch.compiler.is_compiling():
-            return self.packed.decode()
-        now = (self.values, self.values._version, self.metadata, self.metadata._version)
+            return decode_nm(values, metadata, c_in, self.m)
+        versions = (values._version, metadata._version)
         kept = self._kept
-        if kept is None or any(a is not b and a != b for a, b in zip(kept[0], now, strict=True)):
-            self._kept = kept = (now, self._arranged(self.packed.decode()))
-        return kept[1]
+        if kept is None or kept[0] is not values or kept[1] is not metadata or kept[2] != versions:
+            weight = self._arranged(decode_nm(values, metadata, c_in, self.m))
+            self._kept = kept = (values, metadata, versions, weight)
+        return kept[3]
 
     def _arranged(self, weight: Tensor) -> Tensor:
         return weight

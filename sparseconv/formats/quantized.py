@@ -125,7 +125,9 @@ def quantize_weight(
         table, codes = _codebook(values)
         return QuantizedWeight(shape, 4, pack_codes(codes, 4), None, table, group_size)
     if bits == 8:
-        scales, signed = _scaled(values.reshape(1, -1, channels_out), 127, torch.float32, scale)
+        scales, signed = _scaled(
+            values.reshape(1, taps * channels_in, channels_out), 127, torch.float32, scale
+        )
         codes = signed.reshape(shape).to(torch.int8).view(torch.uint8)
         return QuantizedWeight(shape, 8, pack_codes(codes, 8), scales.reshape(channels_out), None, group_size)
     runs = -(-channels_in // group_size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from .. import nn as snn
+from ..ops.codes import decode
 from ..pairs import KernelMap
 from .layer import Dense, Model, PackedConv, PackedLayer, PackedLinear, canonical_weight, check_features, swap
 from .quantized import QuantizedWeight, quantize_weight
@@ -48,7 +49,7 @@ class _Quantized(PackedLayer):
 
     def decoded(self) -> Tensor:
         """The weight [K, C_in / groups, C_out] in float32, exactly as the kernels use it."""
-        return self.packed.decode()
+        return decode(self.codes, self.bits, self.table, self.scales, self.group_size, self._shape)
 
     def extra_repr(self) -> str:
         """The layer's own words and the bits."""
