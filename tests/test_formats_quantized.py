@@ -56,10 +56,10 @@ def read_code(packed: bytes, bits: int, shape: tuple[int, ...], tap: int, i: int
     blocks = (c_out + 63) // 64
     at = tap * c_in * sum(row(b) for b in range(blocks))
     at += c_in * sum(row(b) for b in range(o // 64)) + i * row(o // 64)
-    byte = packed[at + o % 64 * bits // 8]
     if bits == 8:
+        byte = packed[at + o % 64]
         return byte - 256 if byte > 127 else byte
-    return byte >> (4 * (o % 2)) & 15
+    return packed[at + o % 64 % row(o // 64)] >> (4 * (o % 64 // row(o // 64))) & 15
 
 
 def call(model: nn.Module, scan: Any) -> Any:

@@ -46,7 +46,7 @@ template <int Bits>
 void row_times_block(const QuantizedTap& t, int64_t b, const float* x, const float* start, float* out) {
     using V = Simd<float>;
     constexpr int64_t block = QuantizedWeight::block;
-    constexpr int registers = block / V::width;
+    constexpr int registers = block / V::width, low = registers * Bits / 8;  // those of the bytes' low halves
     const Codes<Bits> codes(t.w.table);
     const uint8_t* p = t.block(b);
     float scale[block];
@@ -60,9 +60,13 @@ void row_times_block(const QuantizedTap& t, int64_t b, const float* x, const flo
         for (const int64_t end = min_of(i + t.run_rows(), t.k); i < end; ++i) {
             const typename V::Reg value = V::broadcast(x + i);
             SPARSECONV_UNROLL
-            for (int v = 0; v < registers; ++v, p += Codes<Bits>::bytes) {
-                acc[v] = V::fma(value, codes.load(p) * scales[v], acc[v]);
+            for (int v = 0; v < low; ++v) {
+                acc[v] = V::fma(value, codes.template load<false>(p + v * V::width) * scales[v], acc[v]);
+                if constexpr (Bits == 4) {
+                    acc[low + v] = V::fma(value, codes.template load<true>(p + v * V::width) * scales[low + v], acc[low + v]);
+                }
             }
+            p += low * V::width;
         }
     }
     SPARSECONV_UNROLL

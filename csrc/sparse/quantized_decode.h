@@ -9,11 +9,10 @@
 
 namespace sparseconv::SPARSECONV_ISA {
 
-// The values of one register of codes, before the scale. p: the first code's byte; 4 bits: it is the low half of it.
+// Values of codes, before the scale. High: of 4 bits, those in the high halves of the bytes.
 template <int Bits>
 struct Codes {
     using V = Simd<float>;
-    static constexpr int64_t bytes = V::width * Bits / 8;
 
     explicit Codes(const float* values) : table(values) {
 #if defined(__AVX512F__)
@@ -26,34 +25,32 @@ struct Codes {
 #endif
     }
 
+    // A register, from as many bytes.
+    template <bool High>
     SPARSECONV_INLINE V::Reg load(const uint8_t* p) const {
 #if defined(__AVX512F__)
-        if constexpr (Bits == 8) {
-            return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-        } else {
-            return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))), low);
-        }
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        if constexpr (Bits == 8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+        const __m512i code = _mm512_cvtepu8_epi32(bytes);  // a permutation looks at the low 4 bits
+        return _mm512_permutexvar_ps(High ? _mm512_srli_epi32(code, 4) : code, low);
 #elif defined(__AVX2__)
-        if constexpr (Bits == 8) {
-            return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-        } else {
-            int32_t four;
-            __builtin_memcpy(&four, p, sizeof four);
-            const __m256i code = _mm256_cvtepu8_epi32(halves(_mm_cvtsi32_si128(four)));
-            const __m256 from_high = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));  // the sign bit: codes 8 to 15
-            return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code), _mm256_permutevar8x32_ps(high, code), from_high);
-        }
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+        if constexpr (Bits == 8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        __m256i code = _mm256_cvtepu8_epi32(bytes);  // a permutation looks at the low 3 bits
+        if constexpr (High) code = _mm256_srli_epi32(code, 4);
+        const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));  // bit 3 as the sign: codes 8 to 15
+        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code), _mm256_permutevar8x32_ps(high, code), upper);
 #else
         float values[V::width];
-        for (int i = 0; i < V::width; ++i) values[i] = one(p, i);
+        for (int i = 0; i < V::width; ++i) values[i] = one<High>(p[i]);
         return V::load(values);
 #endif
     }
 
-    // Code number i behind p.
-    SPARSECONV_INLINE float one(const uint8_t* p, int64_t i) const {
-        if constexpr (Bits == 8) return static_cast<float>(static_cast<int8_t>(p[i]));
-        return table[p[i / 2] >> (i % 2 * 4) & 15];
+    template <bool High>
+    SPARSECONV_INLINE float one(uint8_t byte) const {
+        if constexpr (Bits == 8) return static_cast<float>(static_cast<int8_t>(byte));
+        return table[High ? byte >> 4 : byte & 15];
     }
 
    private:
@@ -62,13 +59,6 @@ struct Codes {
     __m512 low{};
 #elif defined(__AVX2__)
     __m256 low{}, high{};
-#endif
-#if defined(__AVX2__)
-    // Each of the first 8 bytes as two: its low and its high half.
-    static SPARSECONV_INLINE __m128i halves(__m128i bytes) {
-        const __m128i mask = _mm_set1_epi8(15);
-        return _mm_unpacklo_epi8(_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
-    }
 #endif
 };
 
@@ -102,47 +92,47 @@ struct QuantizedTap {
     }
 };
 
-// Rows [i0, i1) of input channels of `n` output channels from `first` on, all in one block, to rows of `to` that lie `stride` apart.
-template <int Bits, class A>
-void decode_in_block(const QuantizedTap& t, int64_t i0, int64_t i1, int64_t first, int64_t n, A* to, int64_t stride) {
+// Rows [i0, i1) of input channels of the n output channels from `first` on, whose codes lie in bytes [byte, byte + n) of the rows of
+// block b, to rows of `to` that lie `stride` apart.
+template <int Bits, bool High, class A>
+void decode_bytes(const QuantizedTap& t, int64_t i0, int64_t i1, int64_t b, int64_t byte, int64_t first, int64_t n, A* to,
+                  int64_t stride) {
     using V = Simd<float>;
-    constexpr int64_t block = QuantizedWeight::block;
     const Codes<Bits> codes(t.w.table);
-    const int64_t b = first / block, skipped = first % block, row_bytes = t.row_bytes(b), run_rows = t.run_rows();
-    const uint8_t* const base = t.block(b);
-    float scale[block], values[block];
+    const int64_t row_bytes = t.row_bytes(b), run_rows = t.run_rows();
+    const uint8_t* p = t.block(b) + i0 * row_bytes + byte;
+    float scale[QuantizedWeight::block], values[QuantizedWeight::block];
     int64_t run = -1;
-    for (int64_t i = i0; i < i1; ++i, to += stride) {
+    for (int64_t i = i0; i < i1; ++i, to += stride, p += row_bytes) {
         if (i / run_rows != run) {
             run = i / run_rows;
             t.scales(run, first, n, scale);
         }
         float* row = values;
         if constexpr (sizeof(A) == sizeof(float)) row = to;
-        const uint8_t* p = base + i * row_bytes;
         int64_t j = 0;
-        if (Bits == 8 || skipped % 2 == 0) {
-            for (; j + V::width <= n; j += V::width) {
-                const V::Reg value = codes.load(p + (skipped + j) * Bits / 8);
-                V::store(row + j, value * V::load(scale + j));
-            }
-        }
-        for (; j < n; ++j) row[j] = codes.one(p, skipped + j) * scale[j];
+        for (; j + V::width <= n; j += V::width) V::store(row + j, codes.template load<High>(p + j) * V::load(scale + j));
+        for (; j < n; ++j) row[j] = codes.template one<High>(p[j]) * scale[j];
         if constexpr (sizeof(A) != sizeof(float)) {
             for (j = 0; j < n; ++j) to[j] = row[j];
         }
     }
 }
 
+// The same for any output channels [first, first + n).
 template <class A>
 void decode(const QuantizedTap& t, int64_t i0, int64_t i1, int64_t first, int64_t n, A* to, int64_t stride) {
-    constexpr int64_t block = QuantizedWeight::block;
     while (n > 0) {
-        const int64_t part = min_of(n, block - first % block);
+        const int64_t b = first / t.w.block, at = first % t.w.block, bytes = t.row_bytes(b);
+        const int64_t end = min_of(t.w.block, t.c_out - b * t.w.block);
+        int64_t part = min_of(n, end - at);
         if (t.w.bits == 8) {
-            decode_in_block<8>(t, i0, i1, first, part, to, stride);
+            decode_bytes<8, false>(t, i0, i1, b, at, first, part, to, stride);
+        } else if (at < bytes) {
+            part = min_of(part, bytes - at);
+            decode_bytes<4, false>(t, i0, i1, b, at, first, part, to, stride);
         } else {
-            decode_in_block<4>(t, i0, i1, first, part, to, stride);
+            decode_bytes<4, true>(t, i0, i1, b, at - bytes, first, part, to, stride);
         }
         first += part, n -= part, to += part;
     }

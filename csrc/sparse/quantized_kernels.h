@@ -12,7 +12,8 @@ namespace sparseconv {
 // A weight [taps, k, c_out], k = c_in / groups, of codes. Output channels lie in blocks of 64, the last one as wide as what is left:
 // [tap][block][k][channels of the block], each row of a block in whole bytes.
 //   8 bits: an int8 q, worth q * scale.
-//   4 bits: the even channel in the low half of a byte; a code c is worth table[c] * scale.
+//   4 bits: of w channels of a block, byte j of a row has channel j in its low half and channel ceil(w / 2) + j in its high half; a
+//           code c is worth table[c] * scale.
 struct QuantizedWeight {
     static constexpr int64_t block = 64;
     int bits;

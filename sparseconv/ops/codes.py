@@ -17,7 +17,7 @@ def code_bytes(bits: int, taps: int, channels_in: int, channels_out: int) -> int
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """uint8 [code_bytes] from uint8 codes [K, C_in, C_out]; of 4 bits, below 16, the even channel goes to a byte's low half."""
+    """uint8 [code_bytes] from uint8 codes [K, C_in, C_out]; of 4 bits, below 16, the first half of a block's channels go to low halves of bytes."""
     taps, _, channels_out = codes.shape
     full = channels_out - channels_out % BLOCK
     blocks = codes[:, :, :full].unflatten(2, (-1, BLOCK)).transpose(1, 2)
@@ -42,13 +42,12 @@ def unpack_codes(packed: Tensor, bits: int, shape: tuple[int, int, int]) -> Tens
 
 
 def _two_a_byte(codes: Tensor) -> Tensor:
-    if codes.shape[-1] % 2:
-        codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[..., 0::2] | codes[..., 1::2] << 4
+    padded = torch.nn.functional.pad(codes, (0, codes.shape[-1] % 2)).unflatten(-1, (2, -1))
+    return padded[..., 0, :] | padded[..., 1, :] << 4
 
 
 def _halves(packed: Tensor) -> Tensor:
-    return torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
+    return torch.cat([packed & 15, packed >> 4], -1)
 
 
 def decode(
