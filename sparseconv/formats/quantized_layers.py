@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import functional
 from .. import nn as snn
 from ..ops.codes import decode
+from ..ops.quantized import quantized_conv, quantized_linear
 from ..pairs import KernelMap
 from .layer import Dense, Model, PackedConv, PackedLayer, PackedLinear, canonical_weight, check_features, swap
 from .quantized import QuantizedWeight, quantize_weight
@@ -87,7 +88,7 @@ class QuantizedConv(_Quantized, PackedConv):
         reverse_flip = False
         if features.requires_grad and torch.is_grad_enabled():
             reverse_pairs, reverse_offsets, reverse_flip = pairs.reverse_arrays()
-        out: Tensor = torch.ops.sparseconv.quantized_conv(
+        return quantized_conv(
             features,
             self.codes,
             self.table,
@@ -104,7 +105,6 @@ class QuantizedConv(_Quantized, PackedConv):
             self.group_size,
             reverse_flip,
         )
-        return out
 
 
 class QuantizedLinear(_Quantized, PackedLinear):
@@ -128,10 +128,9 @@ class QuantizedLinear(_Quantized, PackedLinear):
         check_features(self, x, bias, KERNEL_TYPES)
         if x.device.type != "cpu":
             return nn.functional.linear(x, self.decoded()[0].t().to(x.dtype), bias)
-        out: Tensor = torch.ops.sparseconv.quantized_linear(
+        return quantized_linear(
             x, self.codes, self.table, self.scales, bias, self.out_features, self.bits, self.group_size
         )
-        return out
 
 
 def autocast(features: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _native_quantized
-from ._library import below_autograd, define, records
+from ._library import below_autograd, define, records, unwatched
 from .codes import decode
 
 
@@ -95,6 +95,19 @@ def _quantized_conv_autograd(
         return torch.ops.sparseconv.quantized_conv.default(features, codes, table, scales, bias, *rest)
 
 
+def quantized_conv(features: Tensor, codes: Tensor, table: Any, scales: Any, bias: Any, *rest: Any) -> Tensor:
+    """The operator sparseconv::quantized_conv, with the dispatcher left out where nobody would notice."""
+    if unwatched(features, codes, bias):
+        if records(features, bias):
+            result: Tensor = _QuantizedConv.apply(features, codes, table, scales, bias, *rest)
+            return result
+        return _quantized_conv(features, codes, table, scales, bias, *rest)
+    through_dispatcher: Tensor = torch.ops.sparseconv.quantized_conv(
+        features, codes, table, scales, bias, *rest
+    )
+    return through_dispatcher
+
+
 def _quantized_linear(
     x: Tensor,
     codes: Tensor,
@@ -154,6 +167,19 @@ def _quantized_linear_autograd(
         return result
     with below_autograd():
         return torch.ops.sparseconv.quantized_linear.default(x, codes, table, scales, bias, *options)
+
+
+def quantized_linear(x: Tensor, codes: Tensor, table: Any, scales: Any, bias: Any, *options: Any) -> Tensor:
+    """The operator sparseconv::quantized_linear, with the dispatcher left out where nobody would notice."""
+    if unwatched(x, codes, bias):
+        if records(x, bias):
+            result: Tensor = _QuantizedLinear.apply(x, codes, table, scales, bias, *options)
+            return result
+        return _quantized_linear(x, codes, table, scales, bias, *options)
+    through_dispatcher: Tensor = torch.ops.sparseconv.quantized_linear(
+        x, codes, table, scales, bias, *options
+    )
+    return through_dispatcher
 
 
 define(
