@@ -71,7 +71,8 @@ double fma_loop(int64_t steps) {
 template <bool Paired>
 const KernelTable table = {
     [](Scalar scalar, const ConvShape& s, int64_t taps) {
-        return with_operand<Paired>(scalar, s, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
+        // Decoded weights of codes are never in pairs (csrc/sparse/quantized.h), and pairs take half the room.
+        return with_scalar(scalar, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
     },
     [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const Weight& weight,
        const void* bias, void* out, void* scratch) {
