@@ -450,6 +450,24 @@ def test_sparsegpt_loses_less_of_the_output_than_magnitude() -> None:
     assert errors[0] < 0.8 * errors[1]
 
 
+def test_output_channels_can_share_a_mask() -> None:
+    """Of each run the input channels whose |w|, summed over 16 output channels, are largest: by brute force."""
+    model = spnn.Sequential(spnn.SubMConv3d(4, 8, 3), spnn.SubMConv3d(8, 40, 3), spnn.Linear(40, 8))
+    x = random_tensor(3, 50, 4, extent=5)
+    plan = pruning.make_plan(model, [x], granularity=pruning.NM(2, 4, outputs=16), ratio=0.1)
+    weight, mask = model[1].weight.detach(), plan.masks()["1.weight"]
+    for tap, run, first in itertools.product(range(27), (0, 4), (0, 16, 32)):
+        part = mask[tap, run : run + 4, first : first + 16]
+        rows = weight[tap, run : run + 4, first : first + 16].abs().double().sum(1)
+        assert bool((part == part[:, :1]).all()) and int(part[:, 0].sum()) == 2
+        best = max(rows[list(c)].sum() for c in itertools.combinations(range(4), 2))
+        assert float(rows[part[:, 0]].sum()) == pytest.approx(float(best), rel=1e-12)
+    new, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), outputs=16, rounds=0)
+    assert report["1"].choice == "packed" and new[1].n == 2
+    with pytest.raises(ValueError, match="outputs must be"):
+        pruning.NM(2, 4, outputs=0)
+
+
 def test_to_nm_refuses_and_ignores() -> None:
     model, x = create("UNet"), ZOO["UNet"].scan()
     with pytest.raises(ValueError, match="at least one scan"):
