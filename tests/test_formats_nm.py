@@ -454,7 +454,9 @@ def test_output_channels_can_share_a_mask() -> None:
     """Of each run the input channels whose |w|, summed over 16 output channels, are largest: by brute force."""
     model = spnn.Sequential(spnn.SubMConv3d(4, 8, 3), spnn.SubMConv3d(8, 40, 3), spnn.Linear(40, 8))
     x = random_tensor(3, 50, 4, extent=5)
-    plan = pruning.make_plan(model, [x], granularity=pruning.NM(2, 4, outputs=16), ratio=0.1)
+    plan = pruning.make_plan(
+        model, [x], granularity=pruning.NM(2, 4, outputs=16), criterion=pruning.Magnitude(p=1)
+    )
     weight, mask = model[1].weight.detach(), plan.masks()["1.weight"]
     for tap, run, first in itertools.product(range(27), (0, 4), (0, 16, 32)):
         part = mask[tap, run : run + 4, first : first + 16]

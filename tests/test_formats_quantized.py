@@ -26,7 +26,15 @@ from zoo_base import sites
 
 import sparseconv
 import sparseconv.nn as spnn
-from sparseconv.formats import QuantizedConv, QuantizedLinear, QuantizedWeight, quantize, quantize_weight
+from sparseconv import pruning
+from sparseconv.formats import (
+    QuantizedConv,
+    QuantizedLinear,
+    QuantizedWeight,
+    quantize,
+    quantize_weight,
+    to_dense,
+)
 from sparseconv.formats.quantized import lloyd
 
 OPTIONS: list[dict[str, Any]] = [
@@ -353,11 +361,8 @@ def test_networks_with_codes_are_the_decoded_networks(name: str, options: dict[s
     kinds = [m for m in q.modules() if isinstance(m, QuantizedConv | QuantizedLinear)]
     before = [m for m in model.modules() if isinstance(m, spnn.SparseConvolution | nn.Linear)]
     assert len(kinds) == len(before) and not any(isinstance(m, spnn.SparseConvolution) for m in q.modules())
-    dense = copy.deepcopy(q)
-    for parent in list(dense.modules()):
-        for key, child in parent._modules.items():
-            if isinstance(child, QuantizedConv | QuantizedLinear):
-                parent._modules[key] = child.to_dense()
+    dense = to_dense(q)
+    assert [type(m) for m in dense.modules()] == [type(m) for m in model.modules()]
     first = [torch.as_tensor(getattr(y, "features", y)) for y in (call(net, x) for net in (q, dense, model))]
     close(first[0], first[1].detach(), 1e-10)
     assert not torch.equal(first[0], first[2])
@@ -385,6 +390,16 @@ def test_a_state_dict_loads_into_a_fresh_network_and_hostile_ones_are_refused() 
         assert torch.equal(v, held[k])
     with pytest.raises(ValueError, match="codes"):
         quantize(model, 8).load_state_dict(state)
+
+
+def test_profiles_count_packed_weights_as_what_they_stand_for() -> None:
+    model, x = create("UNet"), sites()
+    table = pruning.profile({"dense": model, "packed": quantize(model, 4)}, [x], rounds=1)
+    dense, packed = table["dense"], table["packed"]
+    assert packed.macs == dense.macs and packed.parameters == dense.parameters
+    assert packed.nonzero < dense.nonzero and packed.size < 0.3 * dense.size
+    assert [layer.name for layer in packed.layers] == [layer.name for layer in dense.layers]
+    assert all(layer.milliseconds > 0 for layer in packed.layers)
 
 
 def test_copies_pickles_and_types() -> None:

@@ -38,6 +38,10 @@ class PackedLayer(nn.Module):
         """The type of the dense layer's weight."""
         return self.dtype
 
+    def to_dense(self) -> nn.Module:
+        """The dense layer with the decoded weight; a subclass's own."""
+        raise NotImplementedError
+
     def decoded(self) -> Tensor:
         """The weight in numbers, [K, C_in / groups, C_out]; a subclass's own."""
         raise NotImplementedError
@@ -254,10 +258,21 @@ def swap(
         made = make(name, module)
         if made is not None:
             new[module] = made
+    return _replaced(model, new), left
+
+
+def _replaced(model: Model, new: Mapping[nn.Module, nn.Module]) -> Model:
+    """`model` with other modules wherever those of `new` stand, in place."""
     if model in new:
-        return new[model], left  # type: ignore[return-value]
+        return new[model]  # type: ignore[return-value]
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
             if child in new:
                 parent._modules[key] = new[child]
-    return model, left
+    return model
+
+
+def to_dense(model: Model) -> Model:
+    """A copy of `model` whose layers with packed weights have become dense layers with the decoded weights."""
+    model = copy.deepcopy(model)
+    return _replaced(model, {m: m.to_dense() for m in model.modules() if isinstance(m, PackedLayer)})
