@@ -267,7 +267,7 @@ def _replaced(model: Model, new: Mapping[nn.Module, nn.Module]) -> Model:
         return new[model]  # type: ignore[return-value]
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
-            if child in new:
+            if child is not None and child in new:
                 parent._modules[key] = new[child]
     return model
 
