@@ -17,6 +17,7 @@ import torch
 from engine import bias_of, layer_of, random_tensor, tensor_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparseconv.pruning.verify import outputs_of
 from strategies import Case, cases, close, same_bits
 from torch import nn
 from torch.nn.utils import parametrize
@@ -326,8 +327,6 @@ def test_permuted_networks_compute_the_same(name: str) -> None:
 
 
 def outputs(model: nn.Module, name: str) -> list[torch.Tensor]:
-    from sparseconv.pruning.verify import outputs_of
-
     return [y.detach() for y in outputs_of(model, ZOO[name].scan(), None)]
 
 

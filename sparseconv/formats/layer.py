@@ -46,6 +46,11 @@ class PackedLayer(nn.Module):
         """The weight in numbers, [K, C_in / groups, C_out]; a subclass's own."""
         raise NotImplementedError
 
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight where a dense layer has its own and in its form, decoded at every look, for code that reads it."""
+        return self.decoded().to(self.dense_dtype())
+
     def check_parts(self) -> None:
         """Raises ValueError where the packed weight is not valid; a subclass's own."""
         raise NotImplementedError
@@ -123,7 +128,7 @@ class PackedConv(PackedLayer, KernelLayer):
         build: Callable[..., snn.SparseConvolution] = self.dense_type
         layer = build(self.in_channels, self.out_channels, geometry.kernel_size, **options)
         layer.taps = self.taps.clone()
-        layer.weight = nn.Parameter(self.decoded().to(self.dense_dtype(), copy=True))
+        layer.weight = nn.Parameter(self.weight.clone())
         layer.bias = _copied(self.bias)
         return layer.train(self.training)
 
@@ -138,6 +143,8 @@ class PackedConv(PackedLayer, KernelLayer):
 class PackedLinear(PackedLayer):
     """A linear layer with a packed weight, for plain tensors [..., C_in] and, row by row, for SparseTensors."""
 
+    acts_on_rows: ClassVar[bool] = True  # for `Sequential`: like torch's own layers
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         if not isinstance(layer, nn.Linear):
@@ -147,6 +154,11 @@ class PackedLinear(PackedLayer):
         self.dtype = layer.weight.dtype
         self.bias = _copied(layer.bias)
         self.train(layer.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """See `PackedLayer.weight`; [C_out, C_in]."""
+        return self.decoded()[0].t().to(self.dense_dtype())
 
     def rows(self, x: Tensor) -> Tensor:
         """[N, C_out] from [N, C_in]; a subclass's own."""
@@ -176,7 +188,7 @@ class PackedLinear(PackedLayer):
             device="meta",
             dtype=self.dense_dtype(),
         )
-        layer.weight = nn.Parameter(self.decoded()[0].t().to(self.dense_dtype(), copy=True).contiguous())
+        layer.weight = nn.Parameter(self.weight.clone(memory_format=torch.contiguous_format))
         layer.bias = _copied(self.bias)  # type: ignore[assignment]
         return layer.train(self.training)
 
