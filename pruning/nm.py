@@ -98,6 +98,7 @@ def to_nm(
     n: int = 2,
     m: int = 4,
     criterion: Criterion | None = None,
+    outputs: int = 1,
     permute: bool = False,
     ignore: Sequence[str] = (),
     forward: Forward | None = None,
@@ -120,6 +121,7 @@ def to_nm(
         scans: inputs as for `analyze`, for the criterion, the order of channels and the times.
         n, m: the pattern.
         criterion: prunes the layers that can be before they are packed.
+        outputs: output channels that share a mask when pruning, as in `NM`.
         permute: first put channels into an order of which N:M keeps more (`permute_channels`).
         ignore: names or patterns of layers to leave.
         forward: (model, scan) -> outputs, where a scan is no plain input.
@@ -129,7 +131,7 @@ def to_nm(
         ValueError, TypeError: no scan where one is needed, patterns that name nothing, ...
     """
     scans = list(scans)
-    NM(n, m)  # checks the pattern
+    NM(n, m, outputs)  # checks the pattern
     if (permute or criterion is not None) and not scans:
         raise ValueError("to_nm: a criterion and permute=True need at least one scan, got none")
     permuted: list[Permuted] = []
@@ -137,7 +139,7 @@ def to_nm(
         model, permuted = permute_channels(model, scans, n=n, m=m, forward=forward)
     if criterion is not None:
         plan = make_plan(
-            model, scans, granularity=NM(n, m), criterion=criterion, ignore=ignore, forward=forward
+            model, scans, granularity=NM(n, m, outputs), criterion=criterion, ignore=ignore, forward=forward
         )
         model = plan.apply(model)
     found: dict[str, NMLayer] = {}

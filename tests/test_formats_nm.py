@@ -17,6 +17,7 @@ import torch
 from engine import bias_of, layer_of, random_tensor, tensor_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparseconv.pruning.verify import outputs_of
 from strategies import Case, cases, close, same_bits
 from torch import nn
 from torch.nn.utils import parametrize
@@ -326,8 +327,6 @@ def test_permuted_networks_compute_the_same(name: str) -> None:
 
 
 def outputs(model: nn.Module, name: str) -> list[torch.Tensor]:
-    from sparseconv.pruning.verify import outputs_of
-
     return [y.detach() for y in outputs_of(model, ZOO[name].scan(), None)]
 
 
@@ -448,6 +447,26 @@ def test_sparsegpt_loses_less_of_the_output_than_magnitude() -> None:
         got = pruning.to_nm(model, [x], criterion=criterion, rounds=0)[0](x).features
         errors.append(float((got - want).norm() / want.norm()))
     assert errors[0] < 0.8 * errors[1]
+
+
+def test_output_channels_can_share_a_mask() -> None:
+    """Of each run the input channels whose |w|, summed over 16 output channels, are largest: by brute force."""
+    model = spnn.Sequential(spnn.SubMConv3d(4, 8, 3), spnn.SubMConv3d(8, 40, 3), spnn.Linear(40, 8))
+    x = random_tensor(3, 50, 4, extent=5)
+    plan = pruning.make_plan(
+        model, [x], granularity=pruning.NM(2, 4, outputs=16), criterion=pruning.Magnitude(p=1)
+    )
+    weight, mask = model[1].weight.detach(), plan.masks()["1.weight"]
+    for tap, run, first in itertools.product(range(27), (0, 4), (0, 16, 32)):
+        part = mask[tap, run : run + 4, first : first + 16]
+        rows = weight[tap, run : run + 4, first : first + 16].abs().double().sum(1)
+        assert bool((part == part[:, :1]).all()) and int(part[:, 0].sum()) == 2
+        best = max(rows[list(c)].sum() for c in itertools.combinations(range(4), 2))
+        assert float(rows[part[:, 0]].sum()) == pytest.approx(float(best), rel=1e-12)
+    new, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), outputs=16, rounds=0)
+    assert report["1"].choice == "packed" and new[1].n == 2
+    with pytest.raises(ValueError, match="outputs must be"):
+        pruning.NM(2, 4, outputs=0)
 
 
 def test_to_nm_refuses_and_ignores() -> None:

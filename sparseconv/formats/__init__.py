@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight formats with kernels: weights that take fewer bytes or fewer multiplications than their dense form."""
 
-from .layer import swap
+from .layer import PackedLayer, swap, to_dense
 from .nm import NMWeight, check_nm, nm_mask, pack_nm
 from .nm_layers import NMConv, NMLinear
 from .nm_mma import mma_sp_operand_a
@@ -14,6 +14,7 @@ __all__ = [
     "NMConv",
     "NMLinear",
     "NMWeight",
+    "PackedLayer",
     "QuantizedConv",
     "QuantizedLinear",
     "QuantizedWeight",
@@ -26,4 +27,5 @@ __all__ = [
     "quantize_weight",
     "search_permutation",
     "swap",
+    "to_dense",
 ]

@@ -38,9 +38,18 @@ class PackedLayer(nn.Module):
         """The type of the dense layer's weight."""
         return self.dtype
 
+    def to_dense(self) -> nn.Module:
+        """The dense layer with the decoded weight; a subclass's own."""
+        raise NotImplementedError
+
     def decoded(self) -> Tensor:
         """The weight in numbers, [K, C_in / groups, C_out]; a subclass's own."""
         raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight where a dense layer has its own and in its form, decoded at every look, for code that reads it."""
+        return self.decoded().to(self.dense_dtype())
 
     def check_parts(self) -> None:
         """Raises ValueError where the packed weight is not valid; a subclass's own."""
@@ -119,7 +128,7 @@ class PackedConv(PackedLayer, KernelLayer):
         build: Callable[..., snn.SparseConvolution] = self.dense_type
         layer = build(self.in_channels, self.out_channels, geometry.kernel_size, **options)
         layer.taps = self.taps.clone()
-        layer.weight = nn.Parameter(self.decoded().to(self.dense_dtype(), copy=True))
+        layer.weight = nn.Parameter(self.weight.clone())
         layer.bias = _copied(self.bias)
         return layer.train(self.training)
 
@@ -134,6 +143,8 @@ class PackedConv(PackedLayer, KernelLayer):
 class PackedLinear(PackedLayer):
     """A linear layer with a packed weight, for plain tensors [..., C_in] and, row by row, for SparseTensors."""
 
+    acts_on_rows: ClassVar[bool] = True  # for `Sequential`: like torch's own layers
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         if not isinstance(layer, nn.Linear):
@@ -143,6 +154,11 @@ class PackedLinear(PackedLayer):
         self.dtype = layer.weight.dtype
         self.bias = _copied(layer.bias)
         self.train(layer.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """See `PackedLayer.weight`; [C_out, C_in]."""
+        return self.decoded()[0].t().to(self.dense_dtype())
 
     def rows(self, x: Tensor) -> Tensor:
         """[N, C_out] from [N, C_in]; a subclass's own."""
@@ -172,7 +188,7 @@ class PackedLinear(PackedLayer):
             device="meta",
             dtype=self.dense_dtype(),
         )
-        layer.weight = nn.Parameter(self.decoded()[0].t().to(self.dense_dtype(), copy=True).contiguous())
+        layer.weight = nn.Parameter(self.weight.clone(memory_format=torch.contiguous_format))
         layer.bias = _copied(self.bias)  # type: ignore[assignment]
         return layer.train(self.training)
 
@@ -254,10 +270,21 @@ def swap(
         made = make(name, module)
         if made is not None:
             new[module] = made
+    return _replaced(model, new), left
+
+
+def _replaced(model: Model, new: Mapping[nn.Module, nn.Module]) -> Model:
+    """`model` with other modules wherever those of `new` stand, in place."""
     if model in new:
-        return new[model], left  # type: ignore[return-value]
+        return new[model]  # type: ignore[return-value]
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
-            if child in new:
+            if child is not None and child in new:
                 parent._modules[key] = new[child]
-    return model, left
+    return model
+
+
+def to_dense(model: Model) -> Model:
+    """A copy of `model` whose layers with packed weights have become dense layers with the decoded weights."""
+    model = copy.deepcopy(model)
+    return _replaced(model, {m: m.to_dense() for m in model.modules() if isinstance(m, PackedLayer)})

@@ -17,7 +17,7 @@ def code_bytes(bits: int, taps: int, channels_in: int, channels_out: int) -> int
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """uint8 [code_bytes] from uint8 codes [K, C_in, C_out]; of 4 bits, below 16, the first half of a block's channels go to low halves of bytes."""
+    """uint8 [code_bytes] from uint8 codes [K, C_in, C_out]; 4 bits: a block's first half of channels in low halves of bytes."""
     taps, _, channels_out = codes.shape
     full = channels_out - channels_out % BLOCK
     blocks = codes[:, :, :full].unflatten(2, (-1, BLOCK)).transpose(1, 2)
