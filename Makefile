@@ -45,6 +45,10 @@ endif
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
+# Where other programs hold a core, GNU OpenMP's threads wait for each other by spinning on the only one left, milliseconds at each of
+# hundreds of steps. Fewer turns before they sleep cost an idle machine little (docs/benchmarks.md).
+demo test: export GOMP_SPINCOUNT := $(or $(GOMP_SPINCOUNT),1000)
+
 demo: setup  ## Simulate scans, train a small network, label scans; SCAN=file labels a real one
 	$(PY) examples/demo.py $(if $(SCAN),--scan "$(SCAN)") $(DEMO_ARGS)
 

@@ -16,7 +16,10 @@ from .criteria_gradients import OBD, Taylor
 from .finetune import HeldMasks, distilled, fine_tune
 from .granularity import NM, Channels, FineGrained, Granularity, Kernels, Offsets, Vectors
 from .make_plan import make_plan
+from .nm import NMLayer, NMReport, to_nm
+from .nm_training import SRSTE, sparse_training
 from .obs import OBS
+from .permute import Permuted, permute_channels
 from .plan import Entry, Plan, Step
 from .points import Points
 from .profile import Profile, profile
@@ -33,6 +36,7 @@ __all__ = [
     "NM",
     "OBD",
     "OBS",
+    "SRSTE",
     "APoZ",
     "ActivationNorm",
     "Analysis",
@@ -53,10 +57,13 @@ __all__ = [
     "Macs",
     "Magnitude",
     "Member",
+    "NMLayer",
+    "NMReport",
     "NormScale",
     "Offsets",
     "OneShot",
     "PerLayer",
+    "Permuted",
     "Plan",
     "Points",
     "Profile",
@@ -80,9 +87,12 @@ __all__ = [
     "l2_penalty",
     "load",
     "make_plan",
+    "permute_channels",
     "profile",
     "prune",
     "save",
     "sensitivity_scan",
     "slimming_penalty",
+    "sparse_training",
+    "to_nm",
 ]

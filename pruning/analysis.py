@@ -106,7 +106,7 @@ def analyze(
 
     with evaluating(model):
         for scan in scans:
-            if _is_empty(scan) and not all(map(_is_empty, scans)):
+            if is_empty(scan) and not all(map(is_empty, scans)):
                 continue  # without rows, torch's layers take other ways, and there is nothing to count
             follower = ChannelFollower(model, RULES, count, ids, tensors)
             _mark_inputs(follower, scan)
@@ -131,7 +131,7 @@ def analyze(
     result.channels, result.left = channel_groups(model, ids, tensors, _costs(model, result.layers.values()))
     if verify and result.channels:
         result.channels, wrong = verified(
-            model, next((s for s in scans if not _is_empty(s)), scans[0]), forward, result.channels
+            model, next((s for s in scans if not is_empty(s)), scans[0]), forward, result.channels
         )
         result.left.update({name: reason for name, reason in wrong.items() if name not in result.left})
     return result
@@ -154,7 +154,8 @@ def _follow_training(
             return
 
 
-def _is_empty(scan: Any) -> bool:
+def is_empty(scan: Any) -> bool:
+    """Whether a scan is a tensor without rows."""
     return isinstance(scan, SparseTensor) and len(scan) == 0
 
 

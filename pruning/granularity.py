@@ -113,15 +113,19 @@ class Kernels(_Blocks):
 class NM(_Blocks):
     """At most `n` of `m` consecutive input channels of each tap and output channel (Mishra et al., 2021: 2:4).
 
-    Layers whose input channels are no multiple of m are left.
+    Layers whose input channels are no multiple of m are left. outputs: output channels, one after the other, that share a mask;
+    with 16 what goes are whole rows of `Vectors`, of which kernels on a CPU gain, and each run of m rows keeps n.
     """
 
     n: int = 2
     m: int = 4
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.n <= self.m:
             raise ValueError(f"NM: 0 < n <= m must hold, got n={self.n}, m={self.m}")
+        if self.outputs < 1:
+            raise ValueError(f"NM: outputs must be at least 1, got {self.outputs}")
 
     def _refuses(self, shape: torch.Size) -> str | None:
         return None if shape[1] % self.m == 0 else f"{shape[1]} input channels are no multiple of {self.m}"
@@ -131,7 +135,9 @@ class NM(_Blocks):
 
     def _unit(self, shape: torch.Size) -> Tensor:
         taps, reads, makes = shape
-        return torch.arange(shape.numel()).view(taps, makes, reads).movedim(1, 2)
+        blocks = -(-makes // self.outputs)
+        rows = torch.arange(taps * blocks * reads).view(taps, blocks, reads)
+        return rows[:, torch.arange(makes) // self.outputs].movedim(1, 2)
 
 
 @dataclass(frozen=True)

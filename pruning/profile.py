@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from .. import SparseTensor
+from ..formats import PackedLayer, to_dense
 from .analysis import analyze
 from .calls import Forward, call, evaluating
 from .columns import aligned
@@ -154,7 +155,12 @@ def profile(
         raise ValueError(
             f"profile takes networks, scans and rounds, got {len(named)}, {len(scans)} and {rounds}"
         )
-    counted = {name: analyze(m, scans, forward=forward, verify=False) for name, m in named.items()}
+    # Packed weights are counted as what they stand for.
+    dense = {
+        name: to_dense(m) if any(isinstance(x, PackedLayer) for x in m.modules()) else m
+        for name, m in named.items()
+    }
+    counted = {name: analyze(m, scans, forward=forward, verify=False) for name, m in dense.items()}
     clocks = {
         name: _Clock(m, [layer.name for layer in counted[name].layers.values()]) for name, m in named.items()
     }
@@ -179,7 +185,7 @@ def profile(
     for name, model in named.items():
         layers = []
         for layer in counted[name].layers.values():
-            module = model.get_submodule(layer.name) if layer.name != layer.weight else model
+            module = dense[name].get_submodule(layer.name) if layer.name != layer.weight else model
             ms = median(times.get(layer.name, 0.0) for times in inner[name])
             layers.append(
                 LayerProfile(layer.name, layer.macs, sum(p.numel() for p in module.parameters(False)), ms)
@@ -188,8 +194,8 @@ def profile(
             NetworkProfile(
                 name,
                 counted[name].macs,
-                sum(p.numel() for p in model.parameters()),
-                sum(int(p.count_nonzero()) for p in model.parameters()),
+                sum(p.numel() for p in dense[name].parameters()),
+                sum(int(p.count_nonzero()) for p in dense[name].parameters()),
                 size_in_bytes(model),
                 median(fresh[name]),
                 median(cached[name]),

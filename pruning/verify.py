@@ -22,7 +22,7 @@ def verified(
     model: nn.Module, scan: Any, forward: Forward | None, groups: Sequence[Units]
 ) -> tuple[list[Units], dict[str, str]]:
     """The groups of which a third can be removed as if it were zero, and for the layers of the others the reason."""
-    probe, scan = _probe(model, scan, forward)
+    probe, scan = probe_of(model, scan, forward)
     if _differs(probe, scan, forward, groups) is None:
         return list(groups), {}
     good: list[Units] = []
@@ -37,7 +37,7 @@ def verified(
     return good, left
 
 
-def _probe(model: nn.Module, scan: Any, forward: Forward | None) -> tuple[nn.Module, Any]:
+def probe_of(model: nn.Module, scan: Any, forward: Forward | None) -> tuple[nn.Module, Any]:
     """A copy that shows differences, and its input.
 
     Parameters that are constant (a norm that was not trained, a last layer at zero) would hide what comes before them: they get
@@ -69,11 +69,16 @@ def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Seque
     masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
     zero(masked, masks_of(model, groups, gone))
     cut(smaller, keep_of(groups, gone))
-    expected = _outputs(masked, scan, forward)
+    expected = outputs_of(masked, scan, forward)
     try:
-        got = _outputs(smaller, scan, forward)
+        got = outputs_of(smaller, scan, forward)
     except Exception as error:  # noqa: BLE001  whatever the network's own code raises on other sizes
         return f"does not run with fewer channels: {error}"
+    return difference(expected, got)
+
+
+def difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> str | None:
+    """What a network's outputs differ in, beyond rounding; None where they are the same."""
     if len(expected) != len(got):
         return f"changes the number of outputs from {len(expected)} to {len(got)}"
     for a, b in zip(expected, got, strict=True):
@@ -86,7 +91,8 @@ def _differs(model: nn.Module, scan: Any, forward: Forward | None, groups: Seque
     return None
 
 
-def _outputs(model: nn.Module, scan: Any, forward: Forward | None) -> list[Tensor]:
+def outputs_of(model: nn.Module, scan: Any, forward: Forward | None) -> list[Tensor]:
+    """The floating-point tensors that a network returns, in evaluation mode."""
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # for networks that draw numbers
         value = call(model, scan, forward)

@@ -17,6 +17,7 @@ from strategies import close
 import sparseconv
 import sparseconv.nn as spnn
 from sparseconv import SparseTensor
+from sparseconv.formats import NMLinear, QuantizedConv, QuantizedLinear, nm_mask, quantize_weight
 
 
 def our_ops() -> list[str]:
@@ -47,6 +48,9 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     pool = torch.ops.sparseconv.max_pool(x.features.detach(), down.pairs, down.tap_offsets, down.n_out)
     points = torch.rand(40, 3, dtype=torch.float64)
     arrays = (down.pairs, down.tap_offsets, back.pairs, back.tap_offsets)
+    coded = [quantize_weight(w, bits, group_size=3) for w, bits in ((weight, 4), (grouped, 8))]
+    four, eight = ((q.codes, q.table, q.scales) for q in coded)
+    line = quantize_weight(weight[:1], 8)
     mirrored = (same.pairs, same.tap_offsets, same.pairs, same.tap_offsets)
     return {
         "output_coords": [
@@ -54,6 +58,15 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x.coords, relations, True, None),
             (x.coords.abs(), relations, False, [5, 5, 5]),
             (none, relations, False, None),
+        ],
+        "quantized_conv": [
+            (x.features, *four, bias, *arrays, down.n_out, 5, 1, 4, 3, False),
+            (x.features, *four, None, *arrays[:2], None, None, down.n_out, 5, 1, 4, 3, False),
+            (x.features, *eight, None, *mirrored, same.n_out, 6, 2, 8, 32, True),
+        ],
+        "quantized_linear": [
+            (x.features, line.codes, line.table, line.scales, bias, 5, 8, 32),
+            (x.features[:0], line.codes, line.table, line.scales, None, 5, 8, 32),
         ],
         "find_pairs": [
             (x.coords, down.out_coords, taps, relations, "auto"),
@@ -174,6 +187,19 @@ def test_a_conv_norm_relu_block_compiles_whole_and_once(backend: str) -> None:
             compare(eager, compiled, net, seed)
     net.eval(), eager.eval()
     close(compiled(another_scan(6)).features, eager(another_scan(6)).features, 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_layers_with_packed_weights_compile_whole(backend: str) -> None:
+    sparse = spnn.Linear(9, 5)
+    sparse.weight.data *= nm_mask(sparse.weight.t()[None])[0].t()
+    net = spnn.Sequential(
+        QuantizedConv(spnn.SubMConv3d(4, 9, 3), bits=4), QuantizedLinear(spnn.Linear(9, 9)), NMLinear(sparse)
+    )
+    eager = copy.deepcopy(net)
+    compiled = torch.compile(net, fullgraph=True, backend=backend)
+    for seed in (1, 2):
+        compare(eager, compiled, net, seed)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

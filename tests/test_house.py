@@ -77,6 +77,7 @@ LAYERS = [
         "sparseconv._native_maps",
         "sparseconv.geometry",
     ],
+    ["sparseconv._native_quantized"],
     ["sparseconv.mapping"],
     ["sparseconv.pairing"],
     ["sparseconv.ops", "sparseconv.sites"],
@@ -85,7 +86,7 @@ LAYERS = [
     ["sparseconv.kernel_map", "sparseconv.tensor", "sparseconv.joining"],
     ["sparseconv.functional", "sparseconv.gather_scatter", "sparseconv.voxelize"],
     ["sparseconv.nn", "sparseconv.convert", "sparseconv.compat"],
-    ["sparseconv.models", "sparseconv.fusion"],
+    ["sparseconv.models", "sparseconv.fusion", "sparseconv.formats"],
 ]
 
 
@@ -112,7 +113,7 @@ def test_only_native_imports_the_compiled_modules() -> None:
     assert importers == {"sparseconv._native"}
     users = {m for m, names in everything.items() if within(names, "sparseconv._native")}
     assert not {
-        m for m in users if re.match(r"sparseconv\.(nn|models|convert|compat|pruning|datasets)", m)
+        m for m in users if re.match(r"sparseconv\.(nn|models|formats|convert|compat|pruning|datasets)", m)
     }, users
 
 

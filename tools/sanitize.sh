@@ -28,6 +28,6 @@ done
 cxx=${CXX:-c++}
 preload="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libstdc++.so)"
 module=$(ls "$out"/sparseconv/_cpu.*)
-echo "sanitize: tests/test_native.py on $module"
+echo "sanitize: tests/test_native*.py on $module"
 # --capture=sys: a report is written to the file descriptor, which pytest would swallow when the process ends.
-LD_PRELOAD=$preload SPARSECONV_NATIVE=$PWD/$module "$py" -m pytest --noconftest -p no:cacheprovider -p no:xdist --capture=sys tests/test_native.py
+LD_PRELOAD=$preload SPARSECONV_NATIVE=$PWD/$module "$py" -m pytest --noconftest -p no:cacheprovider -p no:xdist --capture=sys tests/test_native*.py

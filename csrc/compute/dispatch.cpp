@@ -125,6 +125,16 @@ void gather_max(const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const i
     kernels().gather_max(cpu, scalar, x, c, offsets, cols, rows, out, arg);
 }
 
+void quantized_gather_gemm(const Cpu& cpu, Scalar scalar, const ConvShape& shape, const Pairs& pairs, const void* features,
+                           const QuantizedWeight& weight, const void* bias, void* out, void* scratch) {
+    kernels().quantized_gather_gemm(cpu, scalar, shape, pairs, features, weight, bias, out, scratch);
+}
+
+void quantized_linear(const Cpu& cpu, Scalar scalar, int64_t rows, int64_t k, int64_t c_out, const void* x,
+                      const QuantizedWeight& weight, const void* bias, void* out) {
+    kernels().quantized_linear(cpu, scalar, rows, k, c_out, x, weight, bias, out);
+}
+
 double fma_peak_gflops(const Cpu& cpu) {
     constexpr int64_t steps = 4'000'000;  // about 10 ms
     double best = 0;

@@ -7,6 +7,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 on its own _mm512_undefined_ps
 #endif
 
+#include "../sparse/quantized.h"
 #include "gather_gemm.h"
 #include "gather_outer.h"
 #include "kernel_table.h"
@@ -70,7 +71,8 @@ double fma_loop(int64_t steps) {
 template <bool Paired>
 const KernelTable table = {
     [](Scalar scalar, const ConvShape& s, int64_t taps) {
-        return with_operand<Paired>(scalar, s, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
+        // Decoded weights of codes are never in pairs (csrc/sparse/quantized.h), and pairs take half the room.
+        return with_scalar(scalar, [&](auto type) { return packed_bytes<decltype(type)>(s, taps); });
     },
     [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const Weight& weight,
        const void* bias, void* out, void* scratch) {
@@ -110,6 +112,18 @@ const KernelTable table = {
     [](const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows,
        void* out, int64_t* arg) {
         with_scalar(scalar, [&](auto type) { gather_max(cpu, as(x, type), c, offsets, cols, rows, as(out, type), arg); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const QuantizedWeight& weight,
+       const void* bias, void* out, void* scratch) {
+        with_scalar(scalar, [&](auto type) {
+            quantized_gather_gemm(cpu, s, pairs, as(features, type), weight, as(bias, type), as(out, type), scratch);
+        });
+    },
+    [](const Cpu& cpu, Scalar scalar, int64_t rows, int64_t k, int64_t c_out, const void* x, const QuantizedWeight& weight,
+       const void* bias, void* out) {
+        with_scalar(scalar, [&](auto type) {
+            quantized_linear(cpu, rows, k, c_out, as(x, type), weight, as(bias, type), as(out, type));
+        });
     },
     fma_loop,
 };

@@ -20,8 +20,8 @@
 
 namespace sparseconv {
 
-constexpr int64_t kClassChunk = 16384;
-constexpr int64_t kStreamChunk = 8192;
+constexpr int64_t kClassChunk = 8192;
+constexpr int64_t kStreamChunk = 2048;
 
 // Chunks of fine keys that do not cut a line, the keys that differ in the last axis only.
 struct LineChunks {

@@ -31,6 +31,8 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether a module is one of torch's layers (or a sequence of them), which know nothing of SparseTensors."""
     # torch.nn.utils derives a class per module (parametrizations, spectral norm): look at the class it came from.
     origin = next(c for c in type(module).__mro__ if not c.__module__.startswith("torch.nn.utils"))
+    if getattr(origin, "acts_on_rows", False):
+        return True
     if origin is nn.Sequential:
         return all(_is_plain(child) for child in module.children())
     return origin.__module__.startswith("torch.nn.modules.") and not origin.__module__.endswith(".container")

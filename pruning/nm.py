@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a network with N:M weights to one that stores them packed, with a report of what was chosen and measured."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .. import nn as snn
+from ..formats import NMConv, NMLinear, swap
+from .calls import Forward, call, evaluating
+from .columns import aligned
+from .criteria import Criterion
+from .granularity import NM
+from .make_plan import make_plan
+from .permute import Permuted, permute_channels
+
+Model = TypeVar("Model", bound=nn.Module)
+Dense = snn.SparseConvolution | nn.Linear
+
+
+@dataclass(frozen=True)
+class NMLayer:
+    """One layer of a report.
+
+    Attributes:
+        name: of the module.
+        shape: of its weight, [K, C_in / groups, C_out] or [C_out, C_in].
+        choice: "packed" (stored N:M, computed by the dense kernels), or "dense" where the layer was left.
+        dense_bits, bits: of the weight before and after.
+        dense_ms, ms: medians of both layers on the inputs that this layer has in the network, in turns; None without scans.
+        reason: why a layer was left.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    choice: str
+    dense_bits: int
+    bits: int
+    dense_ms: float | None = None
+    ms: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class NMReport:
+    """What `to_nm` did: a line for each layer, and for each group of channels where they were reordered."""
+
+    n: int
+    m: int
+    layers: tuple[NMLayer, ...]
+    permuted: tuple[Permuted, ...] = ()
+    threads: int = 1
+
+    @property
+    def bits(self) -> int:
+        """Of all weights, packed or not."""
+        return sum(layer.bits for layer in self.layers)
+
+    @property
+    def dense_bits(self) -> int:
+        """Of all weights before."""
+        return sum(layer.dense_bits for layer in self.layers)
+
+    def __getitem__(self, name: str) -> NMLayer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r}; there are {[layer.name for layer in self.layers]}")
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("layer", "weight", "choice", "kB", "of", "dense ms", "ms")]
+        for x in self.layers:
+            times = ("-" if t is None else f"{t:.3f}" for t in (x.dense_ms, x.ms))
+            shape = "x".join(map(str, x.shape))
+            rows.append((x.name, shape, x.choice, f"{x.bits / 8e3:.1f}", f"{x.dense_bits / 8e3:.1f}", *times))
+        saved = f"{self.bits / 8e3:.1f} of {self.dense_bits / 8e3:.1f} kB"
+        lines = [f"{self.n}:{self.m}, {saved}, {self.threads} threads", *aligned(rows)]
+        lines += [f"left: {x.name}: {x.reason}" for x in self.layers if x.reason]
+        for p in self.permuted:
+            words = p.left or f"|w| kept {p.before:.4f} -> {p.after:.4f}"
+            lines.append(f"order of {p.channels} channels of {p.group}: {words}")
+        return "\n".join(lines)
+
+
+def to_nm(
+    model: Model,
+    scans: Iterable[Any] = (),
+    *,
+    n: int = 2,
+    m: int = 4,
+    criterion: Criterion | None = None,
+    outputs: int = 1,
+    permute: bool = False,
+    ignore: Sequence[str] = (),
+    forward: Forward | None = None,
+    rounds: int = 5,
+) -> tuple[Model, NMReport]:
+    """A copy of `model` whose N:M convolutions and linear layers store their weights packed, and the report.
+
+    Layers that are not N:M are left dense, and the report says where they are not. With a criterion they are pruned before:
+    `Magnitude()`, or `OBS()` for SparseGPT's masks and new weights.
+
+    On a CPU a packed layer computes with the dense kernels on the weight that it decodes once, so it has their speed and their
+    bits; what it saves is the file. With scans both are measured.
+
+    A state dict of the result loads into `to_nm(fresh_model, scans, criterion=Magnitude(), rounds=0)` with the same pattern and
+    layers
+    to ignore: what is loaded replaces whatever was packed.
+
+    Args:
+        model: any module; it is not changed.
+        scans: inputs as for `analyze`, for the criterion, the order of channels and the times.
+        n, m: the pattern.
+        criterion: prunes the layers that can be before they are packed.
+        outputs: output channels that share a mask when pruning, as in `NM`.
+        permute: first put channels into an order of which N:M keeps more (`permute_channels`).
+        ignore: names or patterns of layers to leave.
+        forward: (model, scan) -> outputs, where a scan is no plain input.
+        rounds: of the measurement; 0 measures nothing.
+
+    Raises:
+        ValueError, TypeError: no scan where one is needed, patterns that name nothing, ...
+    """
+    scans = list(scans)
+    NM(n, m, outputs)  # checks the pattern
+    if (permute or criterion is not None) and not scans:
+        raise ValueError("to_nm: a criterion and permute=True need at least one scan, got none")
+    permuted: list[Permuted] = []
+    if permute:
+        model, permuted = permute_channels(model, scans, n=n, m=m, forward=forward)
+    if criterion is not None:
+        plan = make_plan(
+            model, scans, granularity=NM(n, m, outputs), criterion=criterion, ignore=ignore, forward=forward
+        )
+        model = plan.apply(model)
+    found: dict[str, NMLayer] = {}
+
+    def make(name: str, layer: Dense) -> nn.Module | None:
+        dense_bits = layer.weight.numel() * layer.weight.element_size() * 8
+        shape = tuple(layer.weight.shape)
+        try:
+            packed = NMLinear(layer, n, m) if isinstance(layer, nn.Linear) else NMConv(layer, n, m)
+        except ValueError as error:
+            found[name] = NMLayer(name, shape, "dense", dense_bits, dense_bits, reason=str(error))
+            return None
+        found[name] = NMLayer(name, shape, "packed", dense_bits, packed.size_in_bits)
+        return packed
+
+    result, left = swap(model, make, ignore)
+    for name, reason in left.items():
+        weight = model.get_submodule(name).weight
+        bits = weight.numel() * weight.element_size() * 8  # type: ignore[operator]
+        found[name] = NMLayer(name, tuple(weight.shape), "dense", bits, bits, reason=reason)  # type: ignore[arg-type]
+    if scans and rounds > 0:
+        times = _measure(
+            model, result, [x for x in found.values() if x.choice == "packed"], scans[0], forward, rounds
+        )
+        found = {name: _timed(layer, times.get(name)) for name, layer in found.items()}
+    order = [name for name, module in model.named_modules() if name in found and isinstance(module, Dense)]
+    report = NMReport(n, m, tuple(found[name] for name in order), tuple(permuted), torch.get_num_threads())
+    return result, report
+
+
+def _timed(layer: NMLayer, times: tuple[float, float] | None) -> NMLayer:
+    if times is None:
+        return layer
+    return NMLayer(
+        layer.name, layer.shape, layer.choice, layer.dense_bits, layer.bits, *times, reason=layer.reason
+    )
+
+
+def _measure(
+    dense: nn.Module,
+    packed: nn.Module,
+    layers: Sequence[NMLayer],
+    scan: Any,
+    forward: Forward | None,
+    rounds: int,
+) -> dict[str, tuple[float, float]]:
+    """Milliseconds of both forms of each layer, at the first call that it gets in the dense network; maps are at hand."""
+    times: dict[str, tuple[float, float]] = {}
+
+    def watch(name: str, other: nn.Module) -> Any:
+        def measure(module: Any, args: Any, kwargs: Any, out: Any) -> None:  # noqa: ARG001  a hook
+            if name in times:
+                return
+            times[name] = (0.0, 0.0)  # the calls below come here again
+            clocks: tuple[list[float], list[float]] = ([], [])
+            for number in range(rounds + 1):
+                for clock, layer in zip(clocks, (module, other), strict=True):
+                    start = time.perf_counter()
+                    layer(*args, **kwargs)
+                    if number:  # the first round decodes
+                        clock.append((time.perf_counter() - start) * 1e3)
+            times[name] = (median(clocks[0]), median(clocks[1]))
+
+        return measure
+
+    watched = copy.deepcopy(dense)
+    handles = [
+        watched.get_submodule(x.name).register_forward_hook(
+            watch(x.name, packed.get_submodule(x.name)), with_kwargs=True
+        )
+        for x in layers
+    ]
+    with evaluating(watched), evaluating(packed):
+        call(watched, scan, forward)
+    for handle in handles:
+        handle.remove()
+    return times

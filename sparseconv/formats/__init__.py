@@ -1,0 +1,31 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weight formats with kernels: weights that take fewer bytes or fewer multiplications than their dense form."""
+
+from .layer import PackedLayer, swap, to_dense
+from .nm import NMWeight, check_nm, nm_mask, pack_nm
+from .nm_layers import NMConv, NMLinear
+from .nm_mma import mma_sp_operand_a
+from .permutation import kept_magnitude, search_permutation
+from .quantized import QuantizedWeight, quantize_weight
+from .quantized_layers import QuantizedConv, QuantizedLinear, quantize
+
+__all__ = [
+    "NMConv",
+    "NMLinear",
+    "NMWeight",
+    "PackedLayer",
+    "QuantizedConv",
+    "QuantizedLinear",
+    "QuantizedWeight",
+    "check_nm",
+    "kept_magnitude",
+    "mma_sp_operand_a",
+    "nm_mask",
+    "pack_nm",
+    "quantize",
+    "quantize_weight",
+    "search_permutation",
+    "swap",
+    "to_dense",
+]

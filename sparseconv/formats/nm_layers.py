@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions and linear layers whose state dict holds an N:M weight in its packed form."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from .. import nn as snn
+from ..pairs import KernelMap
+from .layer import Dense, PackedConv, PackedLayer, PackedLinear, canonical_weight
+from .nm import NMWeight, decode_nm, pack_nm
+
+
+class _NM(PackedLayer):
+    """A layer's `NMWeight`, in its buffers, and the weight decoded from it, which is kept from call to call and in no file."""
+
+    parts: ClassVar[tuple[str, ...]] = ("values", "metadata")
+    keeps_types = False
+    values: Tensor
+    metadata: Tensor
+
+    def _hold(self, weight: NMWeight) -> None:
+        self.n, self.m, self._shape = weight.n, weight.m, weight.shape
+        self._kept: tuple[Tensor, Tensor, tuple[int, int], Tensor] | None = None
+        self.register_buffer("values", weight.values)
+        self.register_buffer("metadata", weight.metadata)
+
+    @property
+    def packed(self) -> NMWeight:
+        """The weight as it is stored."""
+        return NMWeight(self._shape, self.n, self.m, self.values, self.metadata)
+
+    @property
+    def size_in_bits(self) -> int:
+        """Of the stored weight: values and metadata."""
+        return self.packed.size_in_bits
+
+    def check_parts(self) -> None:
+        """Raises ValueError for metadata that no weight has."""
+        _ = self.packed
+
+    def decoded(self) -> Tensor:
+        """The weight [K, C_in / groups, C_out] in the type of the values."""
+        values, metadata, c_in = self.values, self.metadata, self._shape[1]
+        if torch.compiler.is_compiling():
+            return decode_nm(values, metadata, c_in, self.m)
+        versions = (values._version, metadata._version)
+        kept = self._kept
+        if kept is None or kept[0] is not values or kept[1] is not metadata or kept[2] != versions:
+            weight = self._arranged(decode_nm(values, metadata, c_in, self.m))
+            self._kept = kept = (values, metadata, versions, weight)
+        return kept[3]
+
+    def _arranged(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def dense_dtype(self) -> torch.dtype:
+        """The type of the values."""
+        return self.values.dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def extra_repr(self) -> str:
+        """The layer's own words and the pattern."""
+        return f"{super().extra_repr()}, {self.n}:{self.m}"
+
+
+class NMConv(_NM, PackedConv):
+    """A convolution with an N:M weight. It decodes it once and computes with the dense kernels: smaller files, the same speed.
+
+    Equal to the dense layer bit for bit; input and bias have gradients, the packed weight none.
+
+    Args:
+        layer: any convolution of `sparseconv.nn`, whose weight is N:M.
+        n, m: the pattern.
+
+    Raises:
+        ValueError: a weight that is not N:M; the message says where.
+    """
+
+    def __init__(self, layer: snn.SparseConvolution, n: int = 2, m: int = 4) -> None:
+        super().__init__(layer)
+        self._hold(_packed(layer, n, m))
+
+    def multiply(self, features: Tensor, pairs: KernelMap) -> Tensor:
+        """See `KernelLayer.multiply`."""
+        return functional.conv(
+            features, self.decoded(), self.bias, pairs, groups=self.groups, name=type(self).__name__
+        )
+
+
+class NMLinear(_NM, PackedLinear):
+    """A linear layer with an N:M weight along its input channels, which it decodes once; see `NMConv`."""
+
+    def __init__(self, layer: nn.Linear, n: int = 2, m: int = 4) -> None:
+        super().__init__(layer)
+        self._hold(_packed(layer, n, m))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[N, C_out] from [N, C_in]."""
+        return nn.functional.linear(x, self.decoded()[0].t(), self.bias)
+
+    def _arranged(self, weight: Tensor) -> Tensor:
+        return weight[0].t().contiguous().t()[None]  # as a linear layer's own weight lies in memory
+
+
+def _packed(layer: Dense, n: int, m: int) -> NMWeight:
+    return pack_nm(canonical_weight(layer), n, m, f"{type(layer).__name__}: weight")
