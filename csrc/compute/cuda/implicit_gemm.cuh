@@ -237,7 +237,7 @@ __device__ void store_rows(const GemmArguments& a, const float (&sums)[T::kWarpM
 // Blocks: x = (tile of rows, group, tile of channels), the channels first so that blocks that gather the same rows run together;
 // y = split.
 template <class E, class T, int kChunk, bool kAlongN>
-__global__ void __launch_bounds__(T::kThreads) implicit_gemm(const GemmArguments a) {
+__global__ void __launch_bounds__(T::kThreads, T::kThreads == 256 ? 2 : 3) implicit_gemm(const GemmArguments a) {
     using S = typename Stored<E>::type;
     using Shared = GemmShared<T, kChunk>;
     SPARSECONV_DYNAMIC_SHARED(shared);
