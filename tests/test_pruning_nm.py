@@ -134,6 +134,11 @@ def test_a_network_trains_sparse_and_ends_nm() -> None:
             masks.append(model.get_submodule("deep.0").weight.detach() != 0)
     assert float(loss) < first and not torch.equal(masks[0], masks[-1])  # pruned weights came back
     assert not any(parametrize.is_parametrized(m) for m in model.modules())
+    with (
+        pytest.raises(ValueError, match="names no module"),
+        pruning.sparse_training(model, ignore=["nothing"]),
+    ):
+        pass
     new, report = pruning.to_nm(model, ignore=["head"])
     assert {layer.name for layer in report.layers if layer.choice == "packed"} == set(names)
     close(new.eval()(x).features, model.eval()(x).features.detach(), 1e-10)
