@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ class NMLayer:
         shape: of its weight, [K, C_in / groups, C_out] or [C_out, C_in].
         choice: "packed" (stored N:M, computed by the dense kernels), or "dense" where the layer was left.
         dense_bits, bits: of the weight before and after.
-        dense_ms, ms: medians of both layers on the inputs that this layer has in the network, in turns; None without scans.
+        ms: milliseconds by choice, medians on the inputs that this layer has in the network, measured in turns; empty without scans.
         reason: why a layer was left.
     """
 
@@ -45,8 +45,7 @@ class NMLayer:
     choice: str
     dense_bits: int
     bits: int
-    dense_ms: float | None = None
-    ms: float | None = None
+    ms: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -77,9 +76,10 @@ class NMReport:
         raise KeyError(f"no layer {name!r}; there are {[layer.name for layer in self.layers]}")
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("layer", "weight", "choice", "kB", "of", "dense ms", "ms")]
+        names = list(dict.fromkeys(name for x in self.layers for name in x.ms))
+        rows = [("layer", "weight", "choice", "kB", "of", *(f"{name}, ms" for name in names))]
         for x in self.layers:
-            times = ("-" if t is None else f"{t:.3f}" for t in (x.dense_ms, x.ms))
+            times = (f"{x.ms[name]:.3f}" if name in x.ms else "-" for name in names)
             shape = "x".join(map(str, x.shape))
             rows.append((x.name, shape, x.choice, f"{x.bits / 8e3:.1f}", f"{x.dense_bits / 8e3:.1f}", *times))
         saved = f"{self.bits / 8e3:.1f} of {self.dense_bits / 8e3:.1f} kB"
@@ -164,18 +164,10 @@ def to_nm(
         times = _measure(
             model, result, [x for x in found.values() if x.choice == "packed"], scans[0], forward, rounds
         )
-        found = {name: _timed(layer, times.get(name)) for name, layer in found.items()}
+        found = {name: replace(x, ms=times.get(name, {})) for name, x in found.items()}
     order = [name for name, module in model.named_modules() if name in found and isinstance(module, Dense)]
     report = NMReport(n, m, tuple(found[name] for name in order), tuple(permuted), torch.get_num_threads())
     return result, report
-
-
-def _timed(layer: NMLayer, times: tuple[float, float] | None) -> NMLayer:
-    if times is None:
-        return layer
-    return NMLayer(
-        layer.name, layer.shape, layer.choice, layer.dense_bits, layer.bits, *times, reason=layer.reason
-    )
 
 
 def _measure(
@@ -185,23 +177,23 @@ def _measure(
     scan: Any,
     forward: Forward | None,
     rounds: int,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, dict[str, float]]:
     """Milliseconds of both forms of each layer, at the first call that it gets in the dense network; maps are at hand."""
-    times: dict[str, tuple[float, float]] = {}
+    times: dict[str, dict[str, float]] = {}
 
     def watch(name: str, other: nn.Module) -> Any:
         def measure(module: Any, args: Any, kwargs: Any, out: Any) -> None:  # noqa: ARG001  a hook
             if name in times:
                 return
-            times[name] = (0.0, 0.0)  # the calls below come here again
-            clocks: tuple[list[float], list[float]] = ([], [])
+            times[name] = {}  # the calls below come here again
+            clocks: dict[str, list[float]] = {"dense": [], "packed": []}
             for number in range(rounds + 1):
-                for clock, layer in zip(clocks, (module, other), strict=True):
+                for clock, layer in zip(clocks.values(), (module, other), strict=True):
                     start = time.perf_counter()
                     layer(*args, **kwargs)
                     if number:  # the first round decodes
                         clock.append((time.perf_counter() - start) * 1e3)
-            times[name] = (median(clocks[0]), median(clocks[1]))
+            times[name] = {form: median(clock) for form, clock in clocks.items()}
 
         return measure
 
