@@ -36,7 +36,8 @@ class NMLayer:
         shape: of its weight, [K, C_in / groups, C_out] or [C_out, C_in].
         choice: "packed" (stored N:M, computed by the dense kernels), or "dense" where the layer was left.
         dense_bits, bits: of the weight before and after.
-        ms: milliseconds by choice, medians on the inputs that this layer has in the network, measured in turns; empty without scans.
+        ms: milliseconds by choice, medians on the inputs that this layer has in the network, measured in turns; empty without
+            scans.
         reason: why a layer was left.
     """
 
