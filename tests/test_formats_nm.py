@@ -266,6 +266,7 @@ def test_any_convolution_equals_the_oracle(case: Case, pattern: tuple[int, int])
     y = layer(tensor_of(case))
     close(y.features, expected)
     same_bits(y.features.detach(), dense(tensor_of(case)).features.detach())
+    close(NMConv(dense, *pattern, kernel="vectors")(tensor_of(case)).features, expected)
     same_bits(layer.to_dense().weight.detach() + 0.0, dense.weight.detach() + 0.0)
 
 
@@ -305,6 +306,33 @@ def test_layers_have_the_dense_gradients_types_copies_and_files() -> None:
         same_bits(fresh(x).features.detach(), a.detach())
     x.features.detach()[3, 1], x.features.detach()[7, 2] = float("nan"), float("inf")
     close(layer(x).features, dense(x).features.detach())
+
+
+def test_the_vector_sparse_kernel_computes_the_same() -> None:
+    x = random_tensor(3, 400, 24, extent=9, grad=True)
+    weight = spnn.SubMConv3d(24, 40, 3)
+    mask = nm_mask(
+        weight.weight.detach()[:, :, ::16].repeat_interleave(16, 2)[:, :, :40]
+    )  # shared by 16 outputs
+    weight.weight.data *= mask
+    dense, rows = NMConv(weight), NMConv(weight, kernel="vectors")
+    assert torch.equal(dense(x).features, rows(x).features) and "vectors" in repr(rows)
+    grads = [torch.autograd.grad(f(x).features.sin().sum(), [x.features, f.bias]) for f in (dense, rows)]
+    for a, b in zip(*grads, strict=True):
+        close(b, a, 1e-5)
+    other = pickle.loads(pickle.dumps(rows))
+    assert other._rows is None and torch.equal(other(x).features, rows(x).features)
+    with torch.no_grad():
+        other.values.zero_()
+    assert bool((other(x).features == other.bias).all())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert rows(x).features.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        NMConv(weight, kernel="sparse")
+    with pytest.raises(ValueError, match=r"\[N, 24\]"):
+        rows(random_tensor(3, 5, 3, extent=4))
+    with pytest.raises(TypeError, match="float64"):
+        rows(x.replace(x.features.double()))
 
 
 def test_linear_layers_take_tensors_and_refuse_others() -> None:

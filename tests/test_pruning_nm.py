@@ -42,9 +42,9 @@ def test_to_nm_prunes_packs_and_measures(name: str, criterion: pruning.Criterion
     new, report = pruning.to_nm(model, [x], criterion=criterion, permute=True, rounds=2)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     packed = {n for n, m in new.named_modules() if isinstance(m, NMConv | NMLinear)}
-    assert packed == {layer.name for layer in report.layers if layer.choice == "packed"} and len(packed) > 2
+    assert packed == {layer.name for layer in report.layers if layer.choice != "dense"} and len(packed) > 2
     for layer in report.layers:
-        if layer.choice == "packed":
+        if layer.choice != "dense":
             assert layer.ms["packed"] > 0 and layer.ms["dense"] > 0 and layer.bits < 0.6 * layer.dense_bits
             assert layer.bits == new.get_submodule(layer.name).size_in_bits
     assert any(p.after > p.before for p in report.permuted)
@@ -80,8 +80,21 @@ def test_output_channels_can_share_a_mask() -> None:
         assert bool((part == part[:, :1]).all()) and int(part[:, 0].sum()) == 2
         best = max(rows[list(c)].sum() for c in itertools.combinations(range(4), 2))
         assert float(rows[part[:, 0]].sum()) == pytest.approx(float(best), rel=1e-12)
-    new, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), outputs=16, rounds=0)
-    assert report["1"].choice == "packed" and new[1].n == 2
+    new, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), outputs=16, rounds=3)
+    assert set(report["1"].ms) == {"dense", "packed", "vectors"} and set(report["2"].ms) == {
+        "dense",
+        "packed",
+    }
+    for name in ("0", "1"):
+        layer, ms = report[name], report[name].ms
+        faster = ms["vectors"] < 0.95 * ms["packed"]
+        assert layer.choice == ("vectors" if faster else "packed")
+        assert new.get_submodule(name).kernel == ("vectors" if faster else "dense")
+    alone = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), rounds=2)[1]
+    assert "vectors" not in alone["1"].ms  # nothing to leave out
+    unmeasured, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), outputs=16, rounds=0)
+    assert report["1"].choice == "packed" and unmeasured[1].kernel == "dense"
+    assert torch.equal(unmeasured(x).features, new(x).features)
     with pytest.raises(ValueError, match="outputs must be"):
         pruning.NM(2, 4, outputs=0)
 
@@ -138,5 +151,5 @@ def test_a_network_trains_sparse_and_ends_nm() -> None:
     ):
         pass
     new, report = pruning.to_nm(model, ignore=["head"])
-    assert {layer.name for layer in report.layers if layer.choice == "packed"} == set(names)
+    assert {layer.name for layer in report.layers if layer.choice != "dense"} == set(names)
     close(new.eval()(x).features, model.eval()(x).features.detach(), 1e-10)

@@ -9,6 +9,7 @@ from .nm_mma import mma_sp_operand_a
 from .permutation import kept_magnitude, search_permutation
 from .quantized import QuantizedWeight, quantize_weight
 from .quantized_layers import QuantizedConv, QuantizedLinear, quantize
+from .vectors import pack_vectors
 
 __all__ = [
     "NMConv",
@@ -23,6 +24,7 @@ __all__ = [
     "mma_sp_operand_a",
     "nm_mask",
     "pack_nm",
+    "pack_vectors",
     "quantize",
     "quantize_weight",
     "search_permutation",
