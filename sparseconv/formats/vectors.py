@@ -53,7 +53,9 @@ class VectorWeight:
             raise ValueError("present has bits after its last row")
         stored = int(bits.sum())
         if tuple(self.values.shape) != (stored, BLOCK):
-            raise ValueError(f"values must be [{stored}, {BLOCK}] as present says, got {list(self.values.shape)}")
+            raise ValueError(
+                f"values must be [{stored}, {BLOCK}] as present says, got {list(self.values.shape)}"
+            )
         width = self.shape[2] // self.groups
         if width % BLOCK:
             blocks = -(-width // BLOCK)
