@@ -61,8 +61,8 @@ def vector_gain(weight: VectorWeight) -> float:
     """How many times faster than the dense kernel the stored rows should be, from shape and density alone.
 
     Both kernels cost so many multiply-adds a pair of rows as they multiply, and a fixed part for the rows that they read and
-    write. The constants are fitted to SubM 3x3x3 at 64 and 128 channels (docs/vectors.md); they say nothing of few rows or of other
-    processors, where `min_gain` may be set higher, or measured.
+    write. The constants are fitted to SubM 3x3x3 at 64 and 128 channels (docs/vectors.md) and say nothing of few rows or of other
+    processors.
     """
     taps, channels, c_out = weight.shape
     groups = weight.groups
