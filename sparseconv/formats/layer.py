@@ -204,9 +204,14 @@ def _copied(bias: Tensor | None) -> nn.Parameter | None:
     return nn.Parameter(bias.detach().clone(), bias.requires_grad)
 
 
-def check_features(layer: nn.Module, features: Tensor, bias: Tensor | None) -> None:
+def check_features(
+    layer: nn.Module,
+    features: Tensor,
+    bias: Tensor | None,
+    dtypes: Sequence[torch.dtype] = KERNEL_TYPES,
+) -> None:
     """Raise TypeError unless the kernels take features of this type, which is the bias's."""
-    if features.dtype not in KERNEL_TYPES:
+    if features.dtype not in dtypes:
         raise TypeError(
             f"{type(layer).__name__}: features must be float32, float64 or bfloat16, got {features.dtype}"
         )

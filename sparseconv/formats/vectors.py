@@ -53,7 +53,9 @@ class VectorWeight:
             raise ValueError("present has bits after its last row")
         stored = int(bits.sum())
         if tuple(self.values.shape) != (stored, BLOCK):
-            raise ValueError(f"values must be [{stored}, {BLOCK}] as present says, got {list(self.values.shape)}")
+            raise ValueError(
+                f"values must be [{stored}, {BLOCK}] as present says, got {list(self.values.shape)}"
+            )
         width = self.shape[2] // self.groups
         if width % BLOCK:
             blocks = -(-width // BLOCK)
@@ -87,7 +89,7 @@ class VectorWeight:
         return 8 * self.present.numel() + 8 * self.values.element_size() * self.values.numel()
 
     def lists(self) -> tuple[Tensor, Tensor]:
-        """What the kernels read: offsets int64 [K * blocks + 1] of the rows of each (tap, block), and their channels int32 [V]."""
+        """What the kernels read: offsets int64 [K * blocks + 1] of each (tap, block), and the channels int32 [V] of its rows."""
         shape = (self.shape[0] * self.blocks, self.shape[1])
         bits = _unpack_bits(self.present)[: self.rows].view(shape)
         offsets = torch.zeros(shape[0] + 1, dtype=torch.int64, device=bits.device)
@@ -144,8 +146,9 @@ def pack_vectors(
 
 
 def vector_mask(weight: Tensor, n: int, m: int, *, groups: int = 1) -> Tensor:
-    """A vector-wise N:M mask: of every m consecutive input channels of a tap, each block of 16 output channels keeps the n rows of
-    the largest Euclidean norm.
+    """A vector-wise N:M mask: of every m consecutive input channels, each block of 16 output channels keeps the n largest rows.
+
+    Largest in the Euclidean norm; of equal ones the first.
 
     Args:
         weight: [K, C_in / groups, C_out]; C_in / groups is a multiple of m.

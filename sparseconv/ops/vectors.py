@@ -73,9 +73,7 @@ class _VectorConv(torch.autograd.Function):
         n_in, c_in = features.shape
         grad_features = grad_values = grad_bias = None
         if ctx.needs_input_grad[0]:
-            *reverse, flip = _reversed(
-                pairs, tap_offsets, reverse_pairs, reverse_offsets, n_in, ctx.flip
-            )
+            *reverse, flip = _reversed(pairs, tap_offsets, reverse_pairs, reverse_offsets, n_in, ctx.flip)
             grad_features = torch.ops.sparseconv.vector_back.default(
                 grad, values, offsets, channels, *reverse, pairs, tap_offsets, n_in, c_in, ctx.groups, flip
             )
@@ -157,7 +155,16 @@ class _VectorBack(torch.autograd.Function):
         grad_grad = grad_values = None
         if ctx.needs_input_grad[0]:
             grad_grad = torch.ops.sparseconv.vector_conv.default(
-                features, values, None, offsets, channels, *map_and_reverse, n_out, c_out, ctx.groups, ctx.flip
+                features,
+                values,
+                None,
+                offsets,
+                channels,
+                *map_and_reverse,
+                n_out,
+                c_out,
+                ctx.groups,
+                ctx.flip,
             )
         if ctx.needs_input_grad[1]:
             grad_values = torch.ops.sparseconv.vector_outer.default(
@@ -196,7 +203,9 @@ def _vector_outer(
     return out
 
 
-def _vector_outer_fake(features: Tensor, grad: Tensor, offsets: Tensor, channels: Tensor, *rest: Any) -> Tensor:
+def _vector_outer_fake(
+    features: Tensor, grad: Tensor, offsets: Tensor, channels: Tensor, *rest: Any
+) -> Tensor:
     return features.new_empty(channels.shape[0], BLOCK)
 
 
