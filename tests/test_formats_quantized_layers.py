@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import oracle
+import packed_weights
 import pytest
 import torch
 from engine import bias_of, layer_of, random_tensor, target_of, tensor_of
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparseconv.pruning.verify import outputs_of
 from strategies import Case, cases, close, same_bits
+from timing import Budget
 from torch import nn
 from weights import random_weight
 from zoo import ZOO, create
@@ -284,3 +286,16 @@ def test_what_is_left_alone() -> None:
         quantize(model, ignore=["nothing"])
     with pytest.raises(TypeError, match="list"):
         quantize(model, ignore="1")
+
+
+def test_the_benchmark_counts_the_bits_that_layers_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "LINEAR", (("head", 96, 20),))
+    monkeypatch.setattr(packed_weights, "ROWS", (1, 3))
+    rows = list(packed_weights.linear_rows(False, Budget(rounds=2, seconds=60)))
+    assert len(rows) == 2 * 5 and {r["rounds"] for r in rows} == {2}
+    size = {r["format"]: r["kB"] * 8e3 for r in rows}
+    assert size["float32"] == 32 * 96 * 20 and size["8 bits"] == 8 * 96 * 20 + 32 * 20
+    assert size["4 bits, groups of 32"] == 4 * 96 * 20 + 16 * 3 * 20 + 512
+    assert size["2:4"] == 20 * (24 * 2 * 32 + 24 * 4)
+    assert all(r["times_float32"] == 1 for r in rows if r["format"] == "float32")
+    assert len(packed_weights.table(rows).splitlines()) == 12
