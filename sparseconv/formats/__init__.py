@@ -9,6 +9,9 @@ from .nm_mma import mma_sp_operand_a
 from .permutation import kept_magnitude, search_permutation
 from .quantized import QuantizedWeight, quantize_weight
 from .quantized_layers import QuantizedConv, QuantizedLinear, quantize
+from .to_vectors import VectorLayer, VectorReport, to_vectors, vector_gain
+from .vector_layers import VectorSparseConv, VectorSparseLinear
+from .vectors import VectorWeight, pack_vectors, vector_mask
 
 __all__ = [
     "NMConv",
@@ -18,14 +21,23 @@ __all__ = [
     "QuantizedConv",
     "QuantizedLinear",
     "QuantizedWeight",
+    "VectorLayer",
+    "VectorReport",
+    "VectorSparseConv",
+    "VectorSparseLinear",
+    "VectorWeight",
     "check_nm",
     "kept_magnitude",
     "mma_sp_operand_a",
     "nm_mask",
     "pack_nm",
+    "pack_vectors",
     "quantize",
     "quantize_weight",
     "search_permutation",
     "swap",
     "to_dense",
+    "to_vectors",
+    "vector_gain",
+    "vector_mask",
 ]

@@ -20,6 +20,7 @@ from ..tensor import SparseTensor
 
 Model = TypeVar("Model", bound=nn.Module)
 Dense = snn.SparseConvolution | nn.Linear
+KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class PackedLayer(nn.Module):
@@ -204,7 +205,10 @@ def _copied(bias: Tensor | None) -> nn.Parameter | None:
 
 
 def check_features(
-    layer: nn.Module, features: Tensor, bias: Tensor | None, dtypes: Sequence[torch.dtype]
+    layer: nn.Module,
+    features: Tensor,
+    bias: Tensor | None,
+    dtypes: Sequence[torch.dtype] = KERNEL_TYPES,
 ) -> None:
     """Raise TypeError unless the kernels take features of this type, which is the bias's."""
     if features.dtype not in dtypes:
@@ -215,6 +219,24 @@ def check_features(
         raise TypeError(
             f"{type(layer).__name__}: features must be {bias.dtype} like the bias, got {features.dtype}"
         )
+
+
+def check_rows(layer: PackedConv, features: Tensor, bias: Tensor | None) -> None:
+    """`check_features`, and ValueError unless they are [N, C_in]."""
+    if features.ndim != 2 or features.shape[1] != layer.in_channels:
+        raise ValueError(
+            f"{type(layer).__name__}: features must be [N, {layer.in_channels}], got {list(features.shape)}"
+        )
+    check_features(layer, features, bias)
+
+
+def autocast(features: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Features and bias as torch's layers take them under autocast: everything but float64 in the autocast type."""
+    device = features.device.type
+    if not torch.is_autocast_enabled(device) or features.dtype == torch.float64:
+        return features, bias
+    dtype = torch.get_autocast_dtype(device)
+    return features.to(dtype), None if bias is None else bias.to(dtype)
 
 
 # --- in a network ----------------------------------------------------------------------------------------------------------
