@@ -300,6 +300,14 @@ def test_linear(rows: int) -> None:
     )  # any leading axes; the bits of a row do not depend on the others
 
 
+def test_a_linear_layer_trains_after_inference_mode() -> None:
+    layer = VectorSparseLinear(torch.nn.Linear(20, 30))
+    with torch.inference_mode():
+        layer(torch.randn(37, 20))
+    layer(torch.randn(37, 20, requires_grad=True)).sum().backward()
+    assert layer.values.grad.shape == layer.values.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_for_every_number_of_threads(dtype: torch.dtype) -> None:
     x = random_tensor(3, 3000, 40, extent=16, dtype=dtype)
