@@ -5,12 +5,13 @@
 // once and pass over the lists of all blocks of output channels. Tiles are as high as registers allow and of nearly equal height, since
 // every row of the weight that is loaded serves a whole tile.
 //
-// The multiply-adds alone run at the peak (the time rises by 25 ms from density 0 to 1 at C = 64, 25.3 at the peak); what limits is the
-// part that does not depend on the density. Speed over the dense kernel at 50 and 75 % sparsity, float32, one thread, KITTI at 0.1 m, Zen 4:
-// - Rows copied at once before a tile, 512 rows a block: 1.45 and 2.14 at C = 64. Copied while the tile before is multiplied, a line for
-//   each stored row: 1.56 and 2.49. Rows read in place, 10 pointers in registers: 1.6 and 2.45, with 12 less.
-// - Without prefetching the next block's rows, which come from memory: 1.49 and 2.05.
-// - 1024 rows a block: a tap's lists serve more tiles in turn, 1.61 and 2.47; 2048 and 4096 are no better.
+// The multiply-adds run at the peak: from density 0.26 to 1 the time rises by 18.9 ms at C = 64, and 18.8 is what they take. What limits is
+// the part that does not depend on the density. Times of the dense kernel over its own at densities 0.51 and 0.26, C = 64, float32, one
+// thread, KITTI at 0.1 m, on a Zen 4 with 32 KB of first-level and 1 MB of second-level cache:
+// - Rows copied at once before a tile, 512 rows a block: 1.45 and 2.14. Copied while the tile before is multiplied, a line for each
+//   stored row: 1.56 and 2.49. Rows read in place, by 10 pointers in registers, without prefetching: 1.6 and 2.45; 12 pointers 1.47 and 2.3.
+// - The rows of the next block come from memory. Without prefetching them 1.49 and 2.05, the input's alone left out 1.43 and 1.95.
+// - 1024 rows a block, so that a tap's lists serve more tiles in turn: 1.61 and 2.47; 2048 and 4096 are no better.
 // - On 500 rows in the second-level cache with every pair present, so that all tiles are full: 1.71 and 2.81.
 #pragma once
 
@@ -130,8 +131,8 @@ struct VectorGemm {
     void fetch(NextRows& next, int64_t until, const A* out) const {
         for (; next.at < until; ++next.at) {
             const Pair pair = pairs.data[next.at];
-            for (int64_t c = 0; c < s.c_in; c += kLine<S>) __builtin_prefetch(features + pair.in * s.c_in + c, 0, 2);
-            for (int64_t c = 0; c < s.c_out; c += kLine<A>) __builtin_prefetch(out + pair.out * s.c_out + c, 0, 2);
+            for (int64_t c = 0; c < s.c_in; c += kLine<S>) __builtin_prefetch(features + pair.in * s.c_in + c);
+            for (int64_t c = 0; c < s.c_out; c += kLine<A>) __builtin_prefetch(out + pair.out * s.c_out + c, 1);
         }
     }
 
