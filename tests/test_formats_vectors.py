@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -559,3 +560,26 @@ def test_autocast_and_compile() -> None:
     compiled = torch.compile(linear, fullgraph=True, backend="eager")
     rows = torch.randn(9, 20)
     same_bits(compiled(rows), linear(rows))
+
+
+def test_the_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import vectors
+
+    monkeypatch.setattr(vectors, "LINEAR", ((3, 20, 40),))
+    options = [
+        "--scan",
+        "dense-grid@5",
+        "--channels",
+        "24",
+        "--seconds",
+        "0.01",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
+    before = torch.get_num_threads()
+    try:
+        result = vectors.main(options)
+    finally:
+        torch.set_num_threads(before)
+    assert len(result["rows"]) == 8 and (tmp_path / "a.json").exists()
+    assert all(row["forward"]["ratio"] > 0 for row in result["rows"])
