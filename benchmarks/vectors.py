@@ -52,7 +52,7 @@ def compare(
     for name, run in (("forward", forward), ("forward + gradients", backward)):
         rulers = Rulers()
         tasks = {
-            key: Task(lambda layer=layer, run=run: run(layer, x, grad))  # type: ignore[misc]
+            key: Task(lambda layer=layer, run=run: run(layer, x, grad))
             for key, layer in (("dense", dense), ("sparse", sparse))
         }
         timings = interleave({**tasks, **rulers.tasks}, budget)
