@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -300,6 +301,14 @@ def test_linear(rows: int) -> None:
     )  # any leading axes; the bits of a row do not depend on the others
 
 
+def test_a_linear_layer_trains_after_inference_mode() -> None:
+    layer = VectorSparseLinear(torch.nn.Linear(20, 30))
+    with torch.inference_mode():
+        layer(torch.randn(37, 20))
+    layer(torch.randn(37, 20, requires_grad=True)).sum().backward()
+    assert layer.values.grad.shape == layer.values.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_for_every_number_of_threads(dtype: torch.dtype) -> None:
     x = random_tensor(3, 3000, 40, extent=16, dtype=dtype)
@@ -551,3 +560,26 @@ def test_autocast_and_compile() -> None:
     compiled = torch.compile(linear, fullgraph=True, backend="eager")
     rows = torch.randn(9, 20)
     same_bits(compiled(rows), linear(rows))
+
+
+def test_the_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import vectors
+
+    monkeypatch.setattr(vectors, "LINEAR", ((3, 20, 40),))
+    options = [
+        "--scan",
+        "dense-grid@5",
+        "--channels",
+        "24",
+        "--seconds",
+        "0.01",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
+    before = torch.get_num_threads()
+    try:
+        result = vectors.main(options)
+    finally:
+        torch.set_num_threads(before)
+    assert len(result["rows"]) == 8 and (tmp_path / "a.json").exists()
+    assert all(row["forward"]["ratio"] > 0 for row in result["rows"])

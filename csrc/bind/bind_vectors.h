@@ -19,16 +19,18 @@ inline VectorWeight vector_weight_of(const ConvShape& layer, int64_t taps, const
                 " offsets in " + std::to_string(offsets.ndim) + " axes");
     require(offsets.data[0] == 0 && offsets.data[lists] == stored,
             "offsets must go from 0 to the " + std::to_string(stored) + " stored rows");
-    for (int64_t i = 0; i < lists; ++i) require(offsets.data[i] <= offsets.data[i + 1], "offsets must not decrease");
+    bool rises = true, ascend = true;  // a message is made once, not for every number
+    for (int64_t i = 0; i < lists; ++i) rises &= offsets.data[i] <= offsets.data[i + 1];
+    require(rises, "offsets must not decrease");
     const int64_t k = layer.c_in / layer.groups;
     for (int64_t i = 0; i < lists; ++i) {
         int64_t before = -1;
         for (int64_t j = offsets.data[i]; j < offsets.data[i + 1]; ++j) {
-            require(channels.data[j] > before && channels.data[j] < k,
-                    "channels must ascend within a list and lie in [0, " + std::to_string(k) + ")");
+            ascend &= channels.data[j] > before && channels.data[j] < k;
             before = channels.data[j];
         }
     }
+    require(ascend, "channels must ascend within a list and lie in [0, " + std::to_string(k) + ")");
     if (values) require_matrix(*values, stored, VectorWeight::block, type, "values");
     return VectorWeight{offsets.data, channels.data, values ? values->data : nullptr, stored};
 }

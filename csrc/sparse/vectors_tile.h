@@ -61,7 +61,8 @@ SPARSECONV_INLINE void copy_line(const S* row, int64_t c, int64_t k, Acc<S>* to)
 template <class S>
 struct Ahead {
     int64_t rows;        // of the next tile
-    const S* const* in;  // their input rows, at the channels that are copied
+    const S* const* in;  // their input rows
+    int64_t channel;     // from which on a line is copied
     Acc<S>* copied;
     Acc<S>* const* out;  // their output rows
     int64_t column;
@@ -69,7 +70,7 @@ struct Ahead {
         using V = Simd<Acc<S>>;
         SPARSECONV_UNROLL
         for (int u = 0; u < kLine<Acc<S>>; u += V::width) {
-            V::store(copied + r * TileRows<Acc<S>>::row_step + u, load_wide<S>(in[r] + u));
+            V::store(copied + r * TileRows<Acc<S>>::row_step + u, load_wide<S>(in[r] + channel + u));
         }
         __builtin_prefetch(out[r] + column, 1);
     }

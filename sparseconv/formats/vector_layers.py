@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from .. import nn as snn
+from ..ops._library import unwatched
 from ..ops.vectors import vector_conv
 from ..pairs import KernelMap
 from .layer import Dense, PackedConv, PackedLayer, PackedLinear, canonical_weight, check_features
@@ -182,11 +184,22 @@ class VectorSparseLinear(_Vectors, PackedLinear):
 
     def rows(self, x: Tensor) -> Tensor:
         """[N, C_out] from [N, C_in]: a convolution of one tap, row to row."""
-        n = x.shape[0]
-        row = torch.arange(n, dtype=torch.int32, device=x.device)
-        pairs = torch.stack([row, row], 1)
-        tap_offsets = torch.tensor([0, n], device=x.device)
-        return self._multiply(x, KernelMap.trusted(pairs, tap_offsets, row[:, None], row[:, None], True))
+        rows = kept_row_map if unwatched(x) else row_map
+        return self._multiply(x, rows(x.shape[0], x.device))
+
+
+def row_map(n: int, device: torch.device) -> KernelMap:
+    """The map of one tap that takes each of n rows to itself."""
+    row = torch.arange(n, dtype=torch.int32, device=device)
+    pairs, tap_offsets = torch.stack([row, row], 1), torch.tensor([0, n], device=device)
+    return KernelMap.trusted(pairs, tap_offsets, row[:, None], row[:, None], True)
+
+
+@functools.lru_cache(2)
+def kept_row_map(n: int, device: torch.device) -> KernelMap:
+    """`row_map`, which takes longer to make than a small layer."""
+    with torch.inference_mode(False):
+        return row_map(n, device)
 
 
 def _fitting(layer: Dense, weight: VectorWeight | None, groups: int) -> VectorWeight:
