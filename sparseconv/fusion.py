@@ -85,8 +85,22 @@ class _SparseProxy(fx.Proxy):
             raise AttributeError("features of a traced tensor are set")
         super().__setattr__(name, value)
 
+    def __getattr__(self, name: str) -> fx.Proxy:
+        return _Attribute(self, name)
+
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+        _record_setitem(self, index, value)
+
+
+class _Attribute(fx.proxy.Attribute):
+    """What is read of a traced tensor: `x.indices[:, 1:] *= 2` writes into it."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        _record_setitem(self, index, value)
+
+
+def _record_setitem(proxy: fx.Proxy, index: Any, value: Any) -> None:
+    proxy.tracer.create_proxy("call_function", operator.setitem, (proxy, index, value), {})
 
 
 class _Tracer(fx.Tracer):
