@@ -263,3 +263,53 @@ def test_plain_layers_to_spconv(sp: ModuleType) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             convert.to_spconv(nn.Sequential(layer), sp)
+
+
+def random_layer(sp: ModuleType, ndim: int, seed: int) -> tuple[nn.Module, list[int]]:
+    """A layer with random arguments that spconv takes, and a shape that it makes cells of."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def ints(low: int, high: int) -> list[int]:
+        return torch.randint(low, high + 1, (ndim,), generator=draw).tolist()
+
+    kind = ["SubMConv", "SparseConv", "SparseConvTranspose", "SparseMaxPool"][seed % 4]
+    kernel, stride, padding, dilation = ints(1, 3), ints(1, 3), ints(0, 1), ints(1, 2)
+    if max(kernel) == 1:
+        kernel[0] = 3
+    make, bias = getattr(sp, f"{kind}{ndim}d"), bool(seed % 3)
+    if kind == "SubMConv":
+        return make(3, 4, [k | 1 for k in kernel], dilation=dilation, bias=bias), [9] * ndim
+    if kind == "SparseMaxPool":
+        return make(kernel, stride, padding, dilation), [11] * ndim
+    if kind == "SparseConvTranspose":
+        padding = [min(p, k - 1) for p, k in zip(padding, kernel, strict=True)]
+        return make(3, 4, kernel, stride, padding, bias=bias), [7] * ndim
+    return make(3, 4, kernel, stride, padding, dilation, bias=bias), [11] * ndim
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_layers(sp: ModuleType, ndim: int, seed: int) -> None:
+    """One to four axes, random arguments, some of them with an inverse layer behind: sites, values, gradients."""
+    torch.manual_seed(seed)
+    layer, shape = random_layer(sp, ndim, seed)
+    layers = [layer]
+    if seed % 4 == 1:
+        layer.indice_key = "key"
+        layers.append(getattr(sp, f"SparseInverseConv{ndim}d")(4, 3, layer.kernel_size, indice_key="key"))
+    theirs = nn.Sequential(*layers).train()
+    ours = convert.from_spconv(theirs)
+    cells = torch.unique(torch.randint(0, shape[0], (60, ndim)), dim=0)
+    indices = torch.cat([torch.randint(0, 2, (len(cells), 1)), cells], 1).int()
+    grads, outputs = [], []
+    for model in (ours, theirs):
+        features = torch.randn(
+            len(indices), 3, generator=torch.Generator().manual_seed(seed)
+        ).requires_grad_()
+        rows = sorted_rows(model(sp.SparseConvTensor(features, indices, shape, 2)))
+        rows[1].square().sum().backward()
+        grads.append(features.grad)
+        outputs.append(rows)
+    for a, b in zip(*outputs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-3)
