@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-TUTORIALS = [ROOT / "docs" / "pruning.md"]
+TUTORIALS = [ROOT / "docs" / "pruning.md", ROOT / "docs" / "checkpoints.md"]
 SHELL = {"bash", "sh", "shell", "console"}
 
 
