@@ -47,6 +47,11 @@ class Grid:
         if min(self.shape) < 1 or math.prod(self.shape) >= 2**62 or max(self.shape) >= 2**31:
             raise ValueError(f"expected a grid of 1 to 2^62 cells, got {self.shape} (last axis first)")
 
+    @property
+    def strides(self) -> list[int]:
+        """Steps of the linear index along each axis."""
+        return [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+
 
 def fill_voxels(
     points: Tensor,

@@ -14,24 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from spconv_engines import CHANNELS, SHAPE
 from torch import Tensor, nn
-
-SHAPE = [21, 24, 22]
-CHANNELS = 4
 
 
 def norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
-
-
-def scan_of(seed: int = 0, rows: int = 700) -> tuple[Tensor, Tensor, int]:
-    """Features, indices and batch size of two samples, rows shuffled."""
-    generator = torch.Generator().manual_seed(seed)
-    cells = torch.rand(rows, 3, generator=generator) ** 2 * torch.tensor(SHAPE)
-    batch = torch.randint(0, 2, (rows, 1), generator=generator)
-    indices = torch.unique(torch.cat([batch, cells.long()], 1), dim=0).int()
-    indices = indices[torch.randperm(len(indices), generator=generator)].contiguous()
-    return torch.randn(len(indices), CHANNELS, generator=generator), indices, 2
 
 
 def post_activation(sp: ModuleType, conv: nn.Module, channels: int) -> nn.Module:
@@ -74,11 +62,11 @@ class Network(nn.Module):
 
     def __init__(self, sp: ModuleType) -> None:
         super().__init__()
-        self.sp = _Engine(sp)
+        self.sp, self.shape = _Engine(sp), list(SHAPE)
 
     def tensor(self, features: Tensor, indices: Tensor, batch_size: int) -> Any:
         return self.sp.module.SparseConvTensor(
-            features=features, indices=indices.int(), spatial_shape=SHAPE, batch_size=batch_size
+            features=features, indices=indices.int(), spatial_shape=self.shape, batch_size=batch_size
         )
 
 

@@ -69,6 +69,7 @@ def test_arrays_as_in_spconv(wheel: Any, ndim: int, dtype: Any) -> None:
     mine = getattr(ours, f"Point2VoxelCPU{ndim}d")(*arguments)
     theirs = getattr(wheel.array, f"Point2VoxelCPU{ndim}d")(*arguments)
     assert mine.grid_size == theirs.grid_size
+    assert mine.calc_meta_data(size, bounds) == tuple(theirs.calc_meta_data(size, bounds))
     for seed, n in enumerate([500, 3, 0, 200]):
         points = points_of(seed, n, ndim + 1).astype(dtype)
         for clear in (True, False):

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import io
 import pickle
 from types import ModuleType
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from spconv_twins import TWINS, build, scan_of
+from spconv_engines import ENGINES, assert_same, engine, scan_of, sorted_rows
+from spconv_twins import TWINS, build
 from torch import Tensor, nn
 
 import sparseconv
@@ -21,35 +21,11 @@ import sparseconv.nn as spnn
 from sparseconv import convert, fuse, pruning
 from sparseconv.convert.spconv_layers import SpeaksSpconv
 
-ENGINES = {"wheel": "spconv.pytorch"}
 
-
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=ENGINES)
 def sp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """spconv's wheel on one thread (with more its CPU code returns wrong rows), then the drop-in."""
-    torch.set_num_threads(1)
-    if not torch.cuda.is_available():  # the wheel's backward asks for the current CUDA stream on the CPU too
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: type("Stream", (), {"cuda_stream": 0})())
-    name = ENGINES[request.param]
-    return pytest.importorskip(name) if request.param == "wheel" else importlib.import_module(name)
-
-
-def sorted_rows(value: Any) -> tuple[Tensor, ...]:
-    """A tensor of spconv as (indices, features) in lexicographic order; plain tensors as they are."""
-    if isinstance(value, Tensor):
-        return (value,)
-    order = torch.arange(len(value.indices))
-    for column in reversed(range(value.indices.shape[1])):
-        order = order[value.indices[order, column].argsort(stable=True)]
-    return value.indices[order], value.features[order], torch.tensor(list(value.spatial_shape))
-
-
-def assert_same(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-4) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert isinstance(a[name], Tensor) == isinstance(b[name], Tensor), name
-        for x, y in zip(sorted_rows(a[name]), sorted_rows(b[name]), strict=True):
-            torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=lambda m: f"{name}: {m}")  # noqa: B023
+    """spconv's wheel, then the drop-in."""
+    return engine(request.param, monkeypatch)
 
 
 def native_layers(model: nn.Module) -> int:

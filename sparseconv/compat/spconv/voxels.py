@@ -109,9 +109,7 @@ class PointToVoxel:
         self.max_num_voxels = max_num_voxels
         self.max_num_points_per_voxel = max_num_points_per_voxel
         self.vsize, self.coors_range, self.grid_size = grid.size, grid.low + grid.high, grid.shape
-        self.grid_stride = [1] * self.ndim
-        for axis in reversed(range(self.ndim - 1)):
-            self.grid_stride[axis] = self.grid_stride[axis + 1] * self.grid_size[axis + 1]
+        self.grid_stride = grid.strides
         self.voxels, self.indices = generator.voxels, generator.cells
         self.num_per_voxel = generator.counts
 
@@ -176,6 +174,14 @@ class _Point2VoxelCPU:
             max_num_points_per_voxel,
             torch.device("cpu"),
         )
+
+    @staticmethod
+    def calc_meta_data(
+        vsize_xyz: Sequence[float], coors_range_xyz: Sequence[float]
+    ) -> tuple[list[float], list[int], list[int], list[float]]:
+        """Voxel edges, cells, steps of the linear index and bounds of a grid, last axis first."""
+        grid = Grid(vsize_xyz, coors_range_xyz)
+        return grid.size, grid.shape, grid.strides, grid.low + grid.high
 
     @property
     def grid_size(self) -> list[int]:
