@@ -161,7 +161,7 @@ def is_empty(scan: Any) -> bool:
 
 def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
     for x in scan if isinstance(scan, tuple) else (scan,):
-        features = x.features if isinstance(x, SparseTensor) else x
+        features = x if isinstance(x, Tensor) else getattr(x, "features", None)
         if isinstance(features, Tensor) and features.ndim > 1:
             follower.carry(
                 features, [None, follower.foreign(features.shape[1]), *[None] * (features.ndim - 2)]
@@ -225,7 +225,8 @@ class _Maps:
     def _hook(self, name: str) -> Any:
         def note(layer: Any, args: Any, kwargs: Any, out: Any) -> None:
             x = args[0] if args else kwargs["x"]
-            ends = (x.coords, out.coords)
+            # A network written for spconv hands spconv's tensors to our layers: their coordinates are called indices.
+            ends = tuple(t.coords if isinstance(t, SparseTensor) else t.indices for t in (x, out))
             self._alive += ends
             geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.submanifold)
             users = self._users.setdefault((frozenset(map(id, ends)), geometry), [])

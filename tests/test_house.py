@@ -78,7 +78,7 @@ LAYERS = [
     ["sparseconv.pairs"],
     ["sparseconv.map_builder"],
     ["sparseconv.kernel_map", "sparseconv.tensor", "sparseconv.joining"],
-    ["sparseconv.functional", "sparseconv.gather_scatter", "sparseconv.voxelize"],
+    ["sparseconv.functional", "sparseconv.gather_scatter", "sparseconv.voxelize", "sparseconv.first_come"],
     ["sparseconv.nn", "sparseconv.convert", "sparseconv.compat"],
     ["sparseconv.models", "sparseconv.fusion", "sparseconv.formats"],
 ]
@@ -119,7 +119,7 @@ def test_the_package_never_imports_its_plugins() -> None:
 
 def test_plugins_examples_and_benchmarks_use_public_names() -> None:
     compiled = "_native _native_maps _scratch _cpu _cuda".split()
-    rest = "sites geometry mapping pairing pairs map_builder kernel_map tensor joining ops gather_scatter".split()
+    rest = "first_come sites geometry mapping pairing pairs map_builder kernel_map tensor joining ops gather_scatter".split()
     internal = compiled + rest
     for module, names in graph("datasets", "pruning", "examples", "benchmarks").items():
         for bad in internal:

@@ -1,0 +1,399 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""spconv's convolutions: its weights and arguments, our engine.
+
+The weight is [C_out, *kernel_size, C_in] and goes to the kernels as a view. Kernels of one cell with stride 1 (submanifold ones always)
+are a product with the flat buffer read as [C_in, C_out], as spconv 2.3.8 reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ... import functional
+from . import constants
+from .constants import Activation, SpconvError
+from .core import SparseConvTensor
+from .functional import kernel_weight
+from .layer import RECORD, MappedModule
+
+
+class SparseConvolution(MappedModule):
+    """Base of all convolutions; the classes below fix the number of axes and the kind.
+
+    Args:
+        ndim: axes.
+        in_channels, out_channels: C_in and C_out.
+        kernel_size, stride, padding, dilation, output_padding: a number or one per axis. Submanifold layers ignore stride and
+            padding.
+        groups: 1.
+        indice_key: the name under which the map is left for other layers. Submanifold layers with one key share a map; an inverse
+            layer takes that of the layer with its key the other way round.
+        algo, fp32_accum, large_kernel_fast_algo: accepted, without effect: sums are float32 or better.
+        record_voxel_count: keep the largest number of output rows in a buffer.
+        act_type, act_alpha, act_beta: an activation after the layer, in inference.
+
+    Raises:
+        SpconvError (a ValueError and an AssertionError): for arguments that do not fit.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any = 3,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        subm: bool = False,
+        output_padding: Any = 0,
+        transposed: bool = False,
+        inverse: bool = False,
+        indice_key: str | None = None,
+        algo: Any = None,
+        fp32_accum: bool | None = None,
+        record_voxel_count: bool = False,
+        act_type: Any = Activation.None_,
+        act_alpha: float = 0,
+        act_beta: float = 0,
+        large_kernel_fast_algo: bool = False,  # noqa: ARG002
+        name: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if groups != 1:
+            raise SpconvError(
+                f"{type(self).__name__}: spconv's layers have no groups, got groups={groups}; sparseconv.nn's do"
+            )
+        self.__dict__["inverse"] = inverse
+        super().__init__(
+            ndim,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            output_padding,
+            subm=subm,
+            transposed=transposed,
+            indice_key=indice_key,
+            algo=algo,
+            record_voxel_count=record_voxel_count,
+            name=name,
+        )
+        self.inverse = inverse
+        self.groups = groups
+        self.fp32_accum = fp32_accum
+        self.act_type, self.act_alpha, self.act_beta = act_type, act_alpha, act_beta
+        self.conv1x1 = math.prod(self.kernel_size) == 1 and (subm or math.prod(self.stride) == 1)
+        if self.conv1x1 and not subm and any(self.padding):
+            raise SpconvError(
+                f"{type(self).__name__}: a kernel of one cell with stride 1 takes no padding, got {self.padding}"
+            )
+        if self.conv1x1 and act_type.name != "None_":
+            raise SpconvError(f"{type(self).__name__}: a kernel of one cell with stride 1 takes no act_type")
+        shape = (out_channels, *self.kernel_size, in_channels)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+        self.register_load_state_dict_pre_hook(_other_layouts)
+
+    @property
+    def in_channels(self) -> int:
+        """C_in."""
+        return self.weight.shape[-1]
+
+    @property
+    def out_channels(self) -> int:
+        """C_out."""
+        return self.weight.shape[0]
+
+    @property
+    def weight_shape(self) -> list[int]:
+        """[C_out, *kernel_size, C_in]."""
+        return list(self.weight.shape)
+
+    def is_inverseable(self) -> bool:
+        """Whether an inverse layer can take this one's map."""
+        return self.indice_key is not None and not self.subm
+
+    def reset_parameters(self) -> None:
+        """Weight and bias from U(-b, b) with b = 1 / sqrt(K * C_in), as torch's layers and spconv's."""
+        fan_in = self.in_channels * math.prod(self.kernel_size)
+        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: SparseConvTensor, add_input: SparseConvTensor | None = None) -> SparseConvTensor:
+        """Convolves; in inference `add_input`, a tensor on the output's rows, is added before the activation.
+
+        Raises:
+            SpconvError: for a tensor of other axes or channels, and where the layer with this indice_key does not fit.
+        """
+        self._check(input)
+        if input.features.shape[1] != self.in_channels:
+            raise SpconvError(
+                f"{type(self).__name__}: expected features [N, {self.in_channels}], got {list(input.features.shape)}"
+            )
+        if self.training and self.act_type.name != "None_":
+            raise SpconvError(f"{type(self).__name__}: act_type is for inference; use a module in training")
+        params = (
+            {
+                "kernel_size": self.kernel_size,
+                "stride": self.stride,
+                "padding": self.padding,
+                "dilation": self.dilation,
+                "output_padding": self.output_padding,
+                "subm": self.subm,
+                "transposed": self.transposed,
+                "input_channels": self.in_channels,
+                "out_channels": self.out_channels,
+            }
+            if input.benchmark
+            else {}
+        )
+        out = self._recorded(input, "SparseConvolution", params, lambda: self._convolve(input))
+        if add_input is not None:
+            out = out.replace_feature(out.features + add_input.features)
+        if self.act_type.name != "None_":
+            out = out.replace_feature(_activated(out.features, self.act_type.name, self.act_alpha))
+        return out
+
+    def _convolve(self, x: SparseConvTensor) -> SparseConvTensor:
+        name = type(self).__name__
+        if self.conv1x1:
+            weight = self.weight.view(self.in_channels, self.out_channels)
+            features = x.features @ weight
+            return x.replace_feature(features if self.bias is None else features + self.bias)
+        data = self._find(x)
+        cells, weight = data.cells, kernel_weight(self.weight)
+        if cells.first is None:
+            rows = x.features
+        else:
+            rows = cells.lowest(x.features) if self.subm else cells.sums(x.features)
+        features = functional.conv(rows, weight, self.bias, data.kernel_map, name=name)
+        if self.inverse:
+            features = data.out_cells.spread(features)
+        elif self.subm and cells.cell_of_row is not None:
+            # A repeated row sees itself in the centre and the lowest rows around it.
+            own = x.features - cells.spread(rows)
+            features = cells.spread(features) + own @ weight[len(weight) // 2]
+        return self._finish(x, data, features)
+
+    def extra_repr(self) -> str:
+        """Channels and geometry."""
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        text += f", padding={self.padding}, dilation={self.dilation}, output_padding={self.output_padding}"
+        if self.bias is None:
+            text += ", bias=False"
+        return f"{text}, algo={self.algo}"
+
+
+SparseConvolutionBase = SparseConvolution
+
+
+def _activated(x: Tensor, name: str, alpha: float) -> Tensor:
+    if name == "ReLU":
+        return x.relu()
+    if name == "Sigmoid":
+        return x.sigmoid()
+    if name == "LeakyReLU":
+        return nn.functional.leaky_relu(x, alpha)
+    raise NotImplementedError(f"act_type must be None_, ReLU, Sigmoid or LeakyReLU, got {name}")
+
+
+def _other_layouts(module: SparseConvolution, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before a state dict is loaded: weights in the layouts of spconv 1.x (RSCK) and 2.0 to 2.1 (RSKC) into ours.
+
+    By `constants.SAVED_WEIGHT_LAYOUT` where it is set, else by the shape where only one layout has it.
+    """
+    if module.get_max_num_voxels() is not None:
+        state.setdefault(prefix + RECORD, torch.zeros(1, dtype=torch.int32))
+    stored = state.get(prefix + "weight")
+    if stored is None:
+        return
+    axes = range(module.ndim)
+    orders = {
+        "RSCK": (module.ndim + 1, *axes, module.ndim),
+        "RSKC": (module.ndim, *axes, module.ndim + 1),
+    }
+    wanted = tuple(module.weight.shape)
+    layout = constants.SAVED_WEIGHT_LAYOUT
+    if layout is None:
+        if tuple(stored.shape) == wanted or stored.ndim != len(wanted):
+            return
+        fitting = [n for n, order in orders.items() if tuple(stored.shape[i] for i in order) == wanted]
+        if not fitting:
+            return  # load_state_dict says which shapes differ
+        if len(fitting) > 1 and not module.conv1x1:
+            raise SpconvError(
+                f"{prefix}weight {list(stored.shape)} may be of spconv 1.x (RSCK) or of 2.0 and 2.1 (RSKC): set "
+                "SPCONV_SAVED_WEIGHT_LAYOUT, or sparseconv.compat.spconv.constants.SAVED_WEIGHT_LAYOUT, to the right one"
+            )
+        layout = fitting[0]
+    if layout not in orders:
+        if layout == "KRSC":
+            return
+        raise SpconvError(f"SAVED_WEIGHT_LAYOUT must be KRSC, RSCK or RSKC, got {layout!r}")
+    if module.conv1x1:  # the flat buffer is what counts
+        state[prefix + "weight"] = (
+            stored.reshape(wanted) if stored.numel() == module.weight.numel() else stored
+        )
+    elif stored.ndim == len(wanted):
+        state[prefix + "weight"] = stored.permute(orders[layout]).contiguous()
+
+
+class _Forward(SparseConvolution):
+    _ndim: int
+    _kind: dict[str, bool]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        algo: Any = None,
+        fp32_accum: bool | None = None,
+        record_voxel_count: bool = False,
+        large_kernel_fast_algo: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            self._ndim,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            indice_key=indice_key,
+            algo=algo,
+            fp32_accum=fp32_accum,
+            record_voxel_count=record_voxel_count,
+            large_kernel_fast_algo=large_kernel_fast_algo,
+            name=name,
+            **self._kind,
+        )
+
+
+class _Strided(_Forward):
+    _kind = {}
+
+
+class _Transposed(_Forward):
+    _kind = {"transposed": True}
+
+
+class _SubM(SparseConvolution):
+    _ndim: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        algo: Any = None,
+        fp32_accum: bool | None = None,
+        large_kernel_fast_algo: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            self._ndim,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            subm=True,
+            indice_key=indice_key,
+            algo=algo,
+            fp32_accum=fp32_accum,
+            large_kernel_fast_algo=large_kernel_fast_algo,
+            name=name,
+        )
+
+
+class _Inverse(SparseConvolution):
+    _ndim: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        indice_key: str | None,
+        bias: bool = True,
+        algo: Any = None,
+        fp32_accum: bool | None = None,
+        large_kernel_fast_algo: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            self._ndim,
+            in_channels,
+            out_channels,
+            kernel_size,
+            bias=bias,
+            inverse=True,
+            indice_key=indice_key,
+            algo=algo,
+            fp32_accum=fp32_accum,
+            large_kernel_fast_algo=large_kernel_fast_algo,
+            name=name,
+        )
+
+
+def _classes(base: type, stem: str, what: str) -> list[type]:
+    """The four classes of a kind, for 1 to 4 axes."""
+    return [
+        type(
+            f"{stem}{ndim}d",
+            (base,),
+            {
+                "_ndim": ndim,
+                "__module__": __name__,
+                "__doc__": f"{what} over {ndim} ax{'e' if ndim > 1 else 'i'}s; see `SparseConvolution`.",
+            },
+        )
+        for ndim in range(1, 5)
+    ]
+
+
+SparseConv1d, SparseConv2d, SparseConv3d, SparseConv4d = _classes(_Strided, "SparseConv", "Convolution")
+SubMConv1d, SubMConv2d, SubMConv3d, SubMConv4d = _classes(_SubM, "SubMConv", "Submanifold convolution")
+SparseConvTranspose1d, SparseConvTranspose2d, SparseConvTranspose3d, SparseConvTranspose4d = _classes(
+    _Transposed, "SparseConvTranspose", "Transposed convolution"
+)
+SparseInverseConv1d, SparseInverseConv2d, SparseInverseConv3d, SparseInverseConv4d = _classes(
+    _Inverse, "SparseInverseConv", "Inverse of the convolution or pooling with its indice_key,"
+)
