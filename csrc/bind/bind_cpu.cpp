@@ -8,12 +8,14 @@
 #include <optional>
 
 #include "bind/bind_compute.h"
+#include "bind/bind_eie.h"
 #include "bind/bind_mapping.h"
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "sparseconv's CPU core. Private: use the Python package.";
     sparseconv::bind_mapping(m);
     sparseconv::bind_compute(m);
+    sparseconv::bind_eie(m);
 #if defined(_OPENMP)
     m.attr("openmp") = true;
 #else

@@ -121,6 +121,11 @@ void gather_max(const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const i
     kernels().gather_max(cpu, scalar, x, c, offsets, cols, rows, out, arg);
 }
 
+void eie_linear(const Cpu& cpu, const EieMatrix& matrix, const float* codebook, const float* x, int64_t batch, const float* bias,
+                float* out) {
+    kernels().eie_linear(cpu, matrix, codebook, x, batch, bias, out);
+}
+
 double fma_peak_gflops(const Cpu& cpu) {
     constexpr int64_t steps = 4'000'000;  // about 10 ms
     double best = 0;

@@ -4,6 +4,7 @@
 // What one instruction set offers: kernels.h as function pointers. Each set has one table, defined in kernels_isa.cpp.
 #pragma once
 
+#include "../sparse/eie_kernels.h"
 #include "kernels.h"
 
 namespace sparseconv {
@@ -19,6 +20,7 @@ struct KernelTable {
     decltype(&sparseconv::max_pool_grad) max_pool_grad;
     decltype(&sparseconv::gather_sum) gather_sum;
     decltype(&sparseconv::gather_max) gather_max;
+    decltype(&sparseconv::eie_linear) eie_linear;
     double (*fma_loop)(int64_t steps);  // runs `steps` steps of independent multiply-adds, returns the FLOPs done
 };
 

@@ -7,6 +7,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 on its own _mm512_undefined_ps
 #endif
 
+#include "../sparse/eie.h"
 #include "gather_gemm.h"
 #include "gather_outer.h"
 #include "kernel_table.h"
@@ -101,6 +102,7 @@ const KernelTable table = {
        void* out, int64_t* arg) {
         with_scalar(scalar, [&](auto type) { gather_max(cpu, as(x, type), c, offsets, cols, rows, as(out, type), arg); });
     },
+    SPARSECONV_ISA::eie_linear,
     fma_loop,
 };
 
