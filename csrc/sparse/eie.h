@@ -27,23 +27,32 @@ struct EieColumns {
 
 SPARSECONV_INLINE bool is_finite(float a) { return a - a == 0.0f; }
 
-// Calls add(row, value) for the entries of a column, fillers included.
+// Room for a column's rows and values.
+struct EieRoom {
+    explicit EieRoom(int64_t entries) : rows(entries + kEiePadding), values(entries + kEiePadding) {}
+    Scratch<int32_t> rows;
+    Scratch<float> values;
+};
+
+// Calls add(row, value) for the entries of a column, fillers included. Decoding runs two groups ahead of adding: what was just stored
+// by the register cannot be loaded piecewise at once.
 template <class Add>
-SPARSECONV_INLINE void for_each_entry(const EiePart& part, int64_t column, EieDecoder& decoder, const Add& add) {
-    alignas(64) int32_t rows[kEieGroup];
-    alignas(64) float values[kEieGroup];
-    const uint8_t* entry = part.entries + part.pointers[column];
-    int64_t left = part.pointers[column + 1] - part.pointers[column];
-    decoder.start_column();
-    for (; left >= kEieGroup; left -= kEieGroup, entry += kEieGroup) {
-        decoder.next(entry, rows, values);
+SPARSECONV_INLINE void for_each_entry(const EiePart& part, int64_t column, const float* table, const EieRoom& room,
+                                      const Add& add) {
+    constexpr int64_t ahead = 2 * kEieGroup;
+    static_assert(ahead + kEieGroup <= kEiePadding, "decoding reads past the end");
+    const uint8_t* const entries = part.entries + part.pointers[column];
+    const int64_t count = part.pointers[column + 1] - part.pointers[column], whole = count - count % kEieGroup;
+    int32_t* const rows = room.rows.data;
+    float* const values = room.values.data;
+    EieDecoder decoder(table);
+    for (int64_t e = 0; e < min_of(ahead, count); e += kEieGroup) decoder.next(entries + e, rows + e, values + e);
+    for (int64_t e = 0; e < whole; e += kEieGroup) {
+        decoder.next(entries + e + ahead, rows + e + ahead, values + e + ahead);
         SPARSECONV_UNROLL
-        for (int i = 0; i < kEieGroup; ++i) add(rows[i], values[i]);
+        for (int i = 0; i < kEieGroup; ++i) add(rows[e + i], values[e + i]);
     }
-    if (left > 0) {
-        decoder.next(entry, rows, values);
-        for (int64_t i = 0; i < left; ++i) add(rows[i], values[i]);
-    }
+    for (int64_t e = whole; e < count; ++e) add(rows[e], values[e]);
 }
 
 // Skipped columns break the stream that the processor would fetch by itself.
@@ -55,35 +64,34 @@ SPARSECONV_INLINE void fetch_column(const EiePart& part, const EieColumns& activ
 constexpr int64_t kFetchAhead = 4;  // columns
 
 // The column with its zeros, dense [rows].
-inline void write_column(const EiePart& part, const float* codebook, int64_t column, float* dense) {
-    EieDecoder weights(codebook);
+inline void write_column(const EiePart& part, const float* codebook, int64_t column, const EieRoom& room, float* dense) {
     for (int64_t r = 0; r < part.rows; ++r) dense[r] = 0.0f;
-    for_each_entry(part, column, weights, [&](int32_t row, float value) { dense[row] = value; });
+    for_each_entry(part, column, codebook, room, [&](int32_t row, float value) { dense[row] = value; });
 }
 
 // One sample: the codebook is multiplied with the activation once for a column, so that an entry costs an addition.
 inline void eie_part_one(const EiePart& part, const float* codebook, const float* x, const EieColumns& active, float* sums) {
+    const EieRoom room(part.rows);
     const Scratch<float> dense(active.finite ? 0 : part.rows);
     for (int64_t n = 0; n < active.count; ++n) {
         const int64_t c = active.index[n];
         fetch_column(part, active, n + kFetchAhead);
         if (!is_finite(x[c])) {
-            write_column(part, codebook, c, dense.data);
+            write_column(part, codebook, c, room, dense.data);
             for (int64_t r = 0; r < part.rows; ++r) sums[r] += dense.data[r] * x[c];
             continue;
         }
         alignas(64) float table[16];
         for (int i = 0; i < 16; ++i) table[i] = codebook[i] * x[c];
-        EieDecoder products(table);
-        for_each_entry(part, c, products, [&](int32_t row, float value) { sums[row] += value; });
+        for_each_entry(part, c, table, room, [&](int32_t row, float value) { sums[row] += value; });
     }
 }
 
 // A register of samples side by side: x has one for each column, sums one for each row.
 inline void eie_part_many(const EiePart& part, const float* codebook, const float* x, const EieColumns& active, float* sums) {
     using V = Simd<float>;
+    const EieRoom room(part.rows);
     const Scratch<float> dense(active.finite ? 0 : part.rows);
-    EieDecoder weights(codebook);
     const auto add = [sums](V::Reg activation, int64_t row, const float* weight) {
         float* const sum = sums + row * V::width;
         V::store(sum, V::add(V::load(sum), V::fma(activation, V::broadcast(weight), V::zero())));  // rounds as eie_part_one does
@@ -95,9 +103,9 @@ inline void eie_part_many(const EiePart& part, const float* codebook, const floa
         bool finite = true;
         for (int i = 0; i < V::width && !active.finite; ++i) finite = finite && is_finite(x[c * V::width + i]);
         if (finite) {
-            for_each_entry(part, c, weights, [&](int32_t row, const float& value) { add(activation, row, &value); });
+            for_each_entry(part, c, codebook, room, [&](int32_t row, const float& value) { add(activation, row, &value); });
         } else {
-            write_column(part, codebook, c, dense.data);
+            write_column(part, codebook, c, room, dense.data);
             for (int64_t r = 0; r < part.rows; ++r) add(activation, r, dense.data + r);
         }
     }

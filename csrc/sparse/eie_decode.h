@@ -29,17 +29,16 @@ SPARSECONV_INLINE __m128i eie_zeros(__m128i entries) {
 
 class EieDecoder {
    public:
-    explicit EieDecoder(const float* table) : table_(_mm512_loadu_ps(table)) {}
+    explicit EieDecoder(const float* table)
+        : table_(_mm512_loadu_ps(table)), base_(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)) {}
 
-    void start_column() { base_ = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-
-    // Rows and values [kEieGroup], 64-byte aligned, of the next entries.
+    // Rows and values [kEieGroup] of the next entries.
     void next(const uint8_t* entries, int32_t* rows, float* values) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries));
         const __m512i zeros = _mm512_cvtepu8_epi32(eie_zeros(bytes));
         const __m512i codes = _mm512_srli_epi32(_mm512_cvtepu8_epi32(bytes), 4);
-        _mm512_store_si512(rows, _mm512_add_epi32(base_, zeros));
-        _mm512_store_ps(values, _mm512_permutexvar_ps(codes, table_));
+        _mm512_storeu_si512(rows, _mm512_add_epi32(base_, zeros));
+        _mm512_storeu_ps(values, _mm512_permutexvar_ps(codes, table_));
         const __m512i last = _mm512_permutexvar_epi32(_mm512_set1_epi32(kEieGroup - 1), zeros);
         base_ = _mm512_add_epi32(base_, _mm512_add_epi32(last, _mm512_set1_epi32(kEieGroup)));
     }
@@ -54,8 +53,6 @@ class EieDecoder {
 class EieDecoder {
    public:
     explicit EieDecoder(const float* table) : low_(_mm256_loadu_ps(table)), high_(_mm256_loadu_ps(table + 8)) {}
-
-    void start_column() { base_ = 0; }
 
     void next(const uint8_t* entries, int32_t* rows, float* values) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries));
@@ -73,8 +70,8 @@ class EieDecoder {
         // A permutation looks at the low three bits of a code; the fourth, moved to the sign, chooses between its two results.
         const __m256 value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low_, codes), _mm256_permutevar8x32_ps(high_, codes),
                                               _mm256_castsi256_ps(_mm256_slli_epi32(wide, 24)));
-        _mm256_store_si256(reinterpret_cast<__m256i*>(rows), _mm256_add_epi32(base, _mm256_cvtepu8_epi32(zeros)));
-        _mm256_store_ps(values, value);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows), _mm256_add_epi32(base, _mm256_cvtepu8_epi32(zeros)));
+        _mm256_storeu_ps(values, value);
     }
 
     __m256 low_, high_;
@@ -86,8 +83,6 @@ class EieDecoder {
 class EieDecoder {
    public:
     explicit EieDecoder(const float* table) : table_(table) {}
-
-    void start_column() { row_ = 0; }
 
     void next(const uint8_t* entries, int32_t* rows, float* values) {
         for (int i = 0; i < kEieGroup; ++i) {

@@ -13,7 +13,7 @@
 
 namespace sparseconv {
 
-constexpr int64_t kEiePadding = 16;  // bytes after the last entry that a kernel may read and ignores
+constexpr int64_t kEiePadding = 64;  // bytes after the last entry that a kernel may read and ignores
 
 struct EieMatrix {
     const uint8_t* entries;   // [starts[pes]], and kEiePadding more for eie_linear
