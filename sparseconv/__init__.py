@@ -4,7 +4,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import convert, functional, models, nn
+from . import convert, formats, functional, models, nn
 from ._config import fma_peak, show_config
 from .fusion import fuse
 from .joining import cat, collate
@@ -37,6 +37,7 @@ __all__ = [
     "convert",
     "devoxelize",
     "fma_peak",
+    "formats",
     "from_dense",
     "functional",
     "fuse",

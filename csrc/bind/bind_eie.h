@@ -83,6 +83,19 @@ inline void bound_eie_linear(const Cpu& device, Buffer<float> x, Buffer<uint8_t>
     eie_linear(device, m, codebook.data, x.data, x.shape[0], bias ? bias->data : nullptr, out.data);
 }
 
+inline void bound_eie_linear_grad(const Cpu& device, Buffer<float> grad_out, Buffer<float> x, Buffer<uint8_t> entries,
+                                  Buffer<int32_t> pointers, Buffer<float> codebook, Buffer<float> grad_x,
+                                  Buffer<float> grad_codebook) {
+    require(grad_out.ndim == 2 && codebook.size() == 16 && grad_codebook.size() == 16,
+            "codebook and its gradient must be [16], grad_out [batch, rows]");
+    const BoundEie bound = eie_matrix(entries, pointers, grad_out.shape[1], 0);
+    const int64_t batch = grad_out.shape[0], cols = bound.matrix.cols;
+    require(x.ndim == 2 && grad_x.ndim == 2 && x.shape[0] == batch && grad_x.shape[0] == batch && x.shape[1] == cols &&
+                grad_x.shape[1] == cols,
+            "x and its gradient must be [batch, " + std::to_string(cols) + "]");
+    eie_linear_grad(device, bound.matrix, codebook.data, x.data, grad_out.data, batch, grad_x.data, grad_codebook.data);
+}
+
 inline void bind_eie(py::module_& m) {
     const auto release = py::call_guard<py::gil_scoped_release>();
     m.attr("EIE_PADDING") = kEiePadding;
@@ -91,6 +104,7 @@ inline void bind_eie(py::module_& m) {
     m.def("eie_unpack", &bound_eie_unpack, release);
     m.def("eie_find_error", &bound_eie_find_error, release);
     m.def("eie_linear", &bound_eie_linear, release);
+    m.def("eie_linear_grad", &bound_eie_linear_grad, release);
 }
 
 }  // namespace sparseconv

@@ -52,4 +52,12 @@ void eie_linear(const Cpu&, const EieMatrix& matrix,
                 const float* bias,  // [rows] or null
                 float* out);        // [batch, rows]
 
+// Its gradients: grad_x[b, c] = sum of W[r, c] grad_out[b, r], and grad_codebook[k], the sum of x[b, c] grad_out[b, r] over the samples
+// and the weights of code k; 0 for code 0. Columns are summed in chunks that depend on their number only, in double; the order of a
+// column's rows is that of the PEs.
+void eie_linear_grad(const Cpu&, const EieMatrix& matrix, const float* codebook, const float* x, const float* grad_out,
+                     int64_t batch,
+                     float* grad_x,          // [batch, cols]
+                     float* grad_codebook);  // [16]
+
 }  // namespace sparseconv
