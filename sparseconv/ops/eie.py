@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _native_eie
-from ._library import below_autograd, define, records
+from ._library import below_autograd, define, records, unwatched
 
 ROWS_PER_PE = 4096  # of the sums that a PE keeps: what half a cache of 32 KB holds
 
@@ -142,5 +142,7 @@ def linear(
     stored: tuple[Tensor, Tensor],
 ) -> Tensor:
     """[batch, rows] = bias + W x; gradients for x, codebook and bias."""
+    if not records(x, codebook, bias) and unwatched(x, codebook, bias):
+        return _eie_linear(x, codebook, bias, rows, *run)
     out: Tensor = torch.ops.sparseconv.eie_linear.default(x, codebook, bias, rows, *run, *stored)
     return out
