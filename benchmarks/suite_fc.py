@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fully connected layers in the EIE format beside torch's dense product and torch's CSR (int32) on the same weights.
 
-All three multiply the decoded weights, which are random: pruned to a density and shared by 15 values. Some activations are zero; the
+All three multiply the same weights, which are random: a share of them is not zero and has one of 15 values. Some activations are zero; the
 format skips them, the others cannot. Between two of our calls the dense weight goes through the caches, and nothing else does.
 """
 
@@ -21,7 +21,7 @@ from settings import Settings
 from timing import Spread, Task, interleave
 from torch import Tensor, nn
 
-from sparseconv.formats import EIELinear
+from sparseconv.formats import EIELinear, pack_eie
 
 DENSE, CSR = "torch dense", "torch CSR"
 TOLERANCE = 1e-5  # of the largest output
@@ -65,7 +65,10 @@ class Case:
     def of(layer: Layer) -> Case:
         """Random weights and activations, always the same."""
         torch.manual_seed(0)
-        packed = EIELinear.from_linear(nn.Linear(layer.inputs, layer.outputs), density=layer.weights)
+        codes = torch.randint(1, 16, (layer.outputs, layer.inputs), dtype=torch.uint8)
+        codes *= torch.rand(codes.shape) < layer.weights
+        codebook = torch.cat([torch.zeros(1), torch.randn(15)]) / math.sqrt(layer.inputs * layer.weights)
+        packed = EIELinear.from_matrix(pack_eie(codes, codebook), torch.randn(layer.outputs))
         packed.train_codebook(False)
         dense = packed.to_linear().requires_grad_(False)
         x = torch.randn(layer.batch, layer.inputs)
