@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Usage: python benchmarks/eie.py [--output benchmarks/results] [--layers Alex-6,NT-We]
 
-The cycle model of the EIE accelerator on the paper's nine layers, and where the format's bits go. Nothing is timed: the results are the
-same on every machine. docs/eie.md says what the model leaves out.
+The cycle model of the EIE accelerator on the paper's nine layers, and where the format's bits go. Nothing is timed: the results
+are the same on every machine. docs/eie.md says what the model leaves out.
 """
 
 from __future__ import annotations
@@ -44,12 +44,9 @@ def times(layer: PaperLayer, mask: Tensor, active: Tensor) -> dict[str, float]:
 def sizes(layer: PaperLayer) -> dict[str, Any]:
     """Where the bits of a random layer go at 64 PEs, with the paper's 16-bit codebook entries and pointers."""
     torch.manual_seed(0)
-    codes = torch.cat(
-        [
-            (torch.rand(rows, layer.inputs) < layer.weights).to(torch.uint8)
-            for rows in torch.full((layer.outputs // 256,), 256).tolist() + [layer.outputs % 256]
-        ]
-    )
+    codes = torch.empty(layer.outputs, layer.inputs, dtype=torch.uint8)
+    for rows in codes.split(256):  # the random numbers of all would take gigabytes
+        rows.copy_(torch.rand(rows.shape) < layer.weights)
     matrix = pack_eie(codes, torch.zeros(16), pes=PES)
     bits = matrix.size_bits()
     dense = layer.inputs * layer.outputs
@@ -86,7 +83,9 @@ def measure(layer: PaperLayer) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs, writes and returns the results."""
-    parser = argparse.ArgumentParser(prog="eie.py", description="The EIE accelerator's cycles on the paper's layers.")
+    parser = argparse.ArgumentParser(
+        prog="eie.py", description="The EIE accelerator's cycles on the paper's layers."
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     parser.add_argument("--layers", help=f"of {','.join(layer.name for layer in LAYERS)}; default: all")
     given = parser.parse_args(arguments)

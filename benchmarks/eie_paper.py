@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the EIE paper says of its nine layers, and where each figure was read.
 
-Sizes, densities and times are Tables III and IV of Han et al., "EIE: Efficient Inference Engine on Compressed Deep Neural Network" (ISCA
-2016, arXiv 1602.01528). The tables themselves could not be opened when this was written: the figures are the project's notes,
-which recorded them from memory. What was read in public text is in READ.
+Sizes, densities and times are Tables III and IV of Han et al., "EIE: Efficient Inference Engine on Compressed Deep Neural
+Network" (ISCA 2016, arXiv 1602.01528). The tables themselves could not be opened when this was written: the figures are the
+project's notes, which recorded them from memory. What was read in public text is in READ.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 TABLES = "Tables III and IV of the paper as the project's notes have them, from memory; the tables could not be opened to compare"
 READ = {
     "queues": (
-        "At a queue depth of 1 about half of the cycles are idle, beyond 8 returns diminish, so 8 was chosen (of the text on figure 8, "
-        "read at zhcnt4.ilovetranslation.com/PT_BOf6t84X=d); the figure's values were not found."
+        "At a queue depth of 1 about half of the cycles are idle, beyond 8 returns diminish, so 8 was chosen (the text on "
+        "figure 8, read at zhcnt4.ilovetranslation.com/PT_BOf6t84X=d); the figure's values were not found."
     ),
     "definition": (
         "Load-balance efficiency is 1 - bubble cycles due to starvation over all computation cycles (same text)."

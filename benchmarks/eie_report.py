@@ -20,14 +20,28 @@ def tables(results: dict[str, Any]) -> str:
     """The markdown file; keys of sweeps may be numbers or, read back from JSON, text."""
     layers, published = results["layers"], results["published"]
     lines = ["# Cycles and bits of EIE on the paper's layers", ""]
-    lines += ["Written by `python benchmarks/eie.py`; `docs/eie.md` says what the model does. Weights and activations are independent"]
-    lines += ["and random, with the published densities. 64 PEs, 800 MHz, queues of 8, batch 1, unless a column says otherwise.", ""]
+    lines += [
+        "Written by `python benchmarks/eie.py`; `docs/eie.md` says what the model does. Weights and activations are independent"
+    ]
+    lines += [
+        "and random, with the published densities. 64 PEs, 800 MHz, queues of 8, batch 1, unless a column says otherwise.",
+        "",
+    ]
     lines += [f"Published: {published['tables']}.", ""]
     lines += ["## Time per layer, microseconds", ""]
     header = ["layer", "in x out", "weights", "activations", "theoretical, published", "model", "off"]
-    header += ["actual, published", "model", "off", "load balance, published", "model", "off at the ends of the rounding"]
+    header += [
+        "actual, published",
+        "model",
+        "off",
+        "load balance, published",
+        "model",
+        "off at the ends of the rounding",
+    ]
     lines += _table(header, (_time_row(name, layer) for name, layer in layers.items()))
-    lines += ["The published weight densities are whole percentages. The last column is theoretical, actual at half a percent less and"]
+    lines += [
+        "The published weight densities are whole percentages. The last column is theoretical, actual at half a percent less and"
+    ]
     lines += ["half a percent more. Load balance, published, is theoretical over actual time.", ""]
     lines += [*_far(layers), "", f"Queues: {published['queues']} {published['definition']}", ""]
     for title, key, form in (
@@ -40,8 +54,22 @@ def tables(results: dict[str, Any]) -> str:
         rows = ([name, *(form.format(layer[key][s]) for s in steps)] for name, layer in layers.items())
         lines += [f"## {title}", "", *_table(["layer", *(str(s) for s in steps)], rows)]
     lines += [f"Over PEs: {published['scaling']}", "", "## Where the bits go, 64 PEs", ""]
-    header = ["layer", "times fewer weights", "times fewer multiplications", "weights, Mbit", "fillers", "pointers", "pointer bits"]
-    header += ["fillers per weight", "theory", "times smaller than 4-bit codes", "without fillers and pointers", "than 32 bits"]
+    header = [
+        "layer",
+        "times fewer weights",
+        "times fewer multiplications",
+        "weights, Mbit",
+        "fillers",
+        "pointers",
+        "pointer bits",
+    ]
+    header += [
+        "fillers per weight",
+        "theory",
+        "times smaller than 4-bit codes",
+        "without fillers and pointers",
+        "than 32 bits",
+    ]
     lines += _table(header, (_size_row(name, layer["sizes"]) for name, layer in layers.items()))
     lines += [published["abstract"], "", "![eie-cycles](eie-cycles.png)"]
     return "\n".join(lines) + "\n"
@@ -49,7 +77,9 @@ def tables(results: dict[str, Any]) -> str:
 
 def _time_row(name: str, layer: dict[str, Any]) -> list[str]:
     paper, model = layer["published"], layer["model"]
-    ends = [layer[f"model_{end}"][f"{what}_off"] for end in ("low", "high") for what in ("theoretical", "actual")]
+    ends = [
+        layer[f"model_{end}"][f"{what}_off"] for end in ("low", "high") for what in ("theoretical", "actual")
+    ]
     return [
         name,
         f"{paper['inputs']} x {paper['outputs']}",

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fully connected layers in the EIE format beside torch's dense product and torch's CSR (int32) on the same weights.
 
-All three multiply the same weights, which are random: a share of them is not zero and has one of 15 values. Some activations are zero; the
-format skips them, the others cannot. Between two of our calls the dense weight goes through the caches, and nothing else does.
+All three multiply the same weights, which are random: a share of them is not zero and has one of 15 values. Some activations are
+zero; the format skips them, the others cannot. Between two of our calls the others' weights go through the caches.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ ALEX_6 = Layer("Alex-6 9216 x 4096", 9216, 4096, 0.09, 0.35)
 VGG_6 = Layer("VGG-6 25088 x 4096", 25088, 4096, 0.04, 0.183)
 HEAD = Layer("point head 1024 x 1024", 1024, 1024, 0.10, 0.5)
 LAYERS = (ALEX_6, VGG_6, HEAD, replace(ALEX_6, batch=4), replace(ALEX_6, batch=16), replace(HEAD, batch=16))
-QUICK_LAYERS = (Layer("quick 512 x 256", 512, 256, 0.1, 0.35), Layer("quick 512 x 256", 512, 256, 0.1, 0.35, 5))
+QUICK_LAYERS = (
+    Layer("quick 512 x 256", 512, 256, 0.1, 0.35),
+    Layer("quick 512 x 256", 512, 256, 0.1, 0.35, 5),
+)
 
 
 @dataclass
@@ -104,19 +107,21 @@ def csr_of(weight: Tensor) -> Tensor:
 
 def run(settings: Settings, report: Report) -> None:
     """Every layer on one thread and, unless the command asks for a number, on two; then where dense weights are faster."""
-    threads = {settings.threads, 2} if settings.threads == 1 and (os.cpu_count() or 1) > 1 else {settings.threads}
+    threads = (
+        {settings.threads, 2} if settings.threads == 1 and (os.cpu_count() or 1) > 1 else {settings.threads}
+    )
     layers = QUICK_LAYERS if settings.quick else LAYERS
     for count in sorted(threads):
         torch.set_num_threads(count)
         for layer in layers:
             measure(layer, count, settings, report)
-        for layer in (QUICK_LAYERS[:1] if settings.quick else (HEAD, ALEX_6)):
+        for layer in QUICK_LAYERS[:1] if settings.quick else (HEAD, ALEX_6):
             break_even(layer, count, settings, report)
     torch.set_num_threads(settings.threads)
 
 
 def measure(layer: Layer, threads: int, settings: Settings, report: Report) -> None:
-    """One layer: compared, then timed; a copy and the register loop just before, since a copy would empty the caches each round."""
+    """One layer: compared, then timed; the ceilings just before, since a copy each round would empty the caches."""
     case = Case.of(layer)
     tasks = agreeing(case, layer, report)
     rulers = Rulers()
@@ -133,7 +138,8 @@ def measure(layer: Layer, threads: int, settings: Settings, report: Report) -> N
         "MB to run from": case.packed.run_bytes() / 1e6,
         "MB at 64 PEs": matrix.size_bits()["total"] / 8e6,
         "MB dense": case.dense.weight.numel() * 4 / 1e6,
-        "MB CSR": sum(t.numel() for t in (case.csr.values(), case.csr.col_indices(), case.csr.crow_indices())) * 4e-6,
+        "MB CSR": sum(t.numel() for t in (case.csr.values(), case.csr.col_indices(), case.csr.crow_indices()))
+        * 4e-6,
         "FMA peak GFLOP/s": Spread.of(rulers.peaks).median,
     }
     report.add(row)

@@ -48,7 +48,19 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     points = torch.rand(40, 3, dtype=torch.float64)
     arrays = (down.pairs, down.tap_offsets, back.pairs, back.tap_offsets)
     mirrored = (same.pairs, same.tap_offsets, same.pairs, same.tap_offsets)
+    codes = (torch.arange(60).reshape(20, 3) % 4 == 0).to(torch.uint8)
+    packed = sparseconv.formats.EIELinear.from_matrix(
+        sparseconv.formats.pack_eie(codes, torch.arange(16.0), pes=4), torch.ones(20)
+    )
+    stored = (packed.entries, packed.pointers)
+    eie_input = torch.randn(2, 3, requires_grad=True)
     return {
+        "eie_linear": [
+            (x, packed.codebook, bias, 20, packed.run_entries, packed.run_pointers, *stored)
+            for x in (eie_input, eie_input.detach()[:0])
+            for bias in (packed.bias, None)
+        ],
+        "eie_linear_grad": [(torch.randn(2, 20), eie_input.detach(), packed.codebook.detach(), *stored)],
         "output_coords": [
             (x.coords, relations, False, None),
             (x.coords, relations, True, None),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -55,7 +56,7 @@ def entries_of(matrix: EIEMatrix) -> list[list[list[tuple[int, int]]]]:
     for own in pointers:
         columns = [
             [(int(e) >> 4, int(e) & 15) for e in matrix.entries[start + a : start + b]]
-            for a, b in zip(own[:-1], own[1:], strict=True)
+            for a, b in itertools.pairwise(own)
         ]
         result.append(columns)
         start += own[-1]
@@ -142,7 +143,9 @@ def test_pointers_widen_where_16_bits_overflow() -> None:
     assert pack_eie(codes, CODEBOOK, pes=2).pointer_bits == 16
 
 
-@pytest.mark.parametrize(("density", "rows", "pes"), [(0.04, 4096, 1), (0.09, 4096, 1), (0.2, 2048, 1), (0.09, 4096, 64)])
+@pytest.mark.parametrize(
+    ("density", "rows", "pes"), [(0.04, 4096, 1), (0.09, 4096, 1), (0.2, 2048, 1), (0.09, 4096, 64)]
+)
 def test_filler_rate_is_the_theory(density: float, rows: int, pes: int) -> None:
     torch.manual_seed(1)
     cols = 200
@@ -266,7 +269,7 @@ def test_kmeans_is_lloyds(seed: int) -> None:
     found = kmeans_1d(torch.from_numpy(values))
     np.testing.assert_allclose(found.centroids.numpy(), centroids, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found.objective, objective, rtol=1e-9)
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(found.objective[:-1], found.objective[1:], strict=True))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(found.objective))
 
 
 def test_few_values_are_exact() -> None:

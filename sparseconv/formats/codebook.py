@@ -58,11 +58,12 @@ def kmeans_1d(values: Tensor, k: int = CODEBOOK_SIZE - 1, *, iterations: int = 1
     sums, squares = torch.cat([zero, shifted.cumsum(0)]), torch.cat([zero, shifted.square().cumsum(0)])
     centroids = torch.linspace(float(shifted[0]), float(shifted[-1]), k, dtype=torch.float64)
     objective: list[float] = []
-    borders = None
+    borders: Tensor | None = None
     while True:
         middle = (centroids[1:] + centroids[:-1]) / 2
         cuts = torch.searchsorted(shifted, middle, right=True)
-        previous, borders = borders, torch.cat([cuts.new_zeros(1), cuts, cuts.new_full((1,), len(shifted))])
+        previous: Tensor | None = borders
+        borders = torch.cat([cuts.new_zeros(1), cuts, cuts.new_full((1,), len(shifted))])
         count, total = borders.diff(), sums[borders].diff()
         objective.append(
             float(

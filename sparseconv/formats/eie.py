@@ -153,7 +153,9 @@ def pack_eie(codes: Tensor, codebook: Tensor, *, pes: int = 64, pointer_bits: in
     if codes.dim() != 2 or (codes.numel() > 0 and int(codes.max()) >= CODEBOOK_SIZE):
         raise ValueError(f"codes must be [rows, cols] of values 0 to 15, got shape {list(codes.shape)}")
     if not isinstance(pes, int) or pes < 1 or pointer_bits not in POINTER_TYPES:
-        raise ValueError(f"pes must be a positive int and pointer_bits 16 or 32, got {pes} and {pointer_bits}")
+        raise ValueError(
+            f"pes must be a positive int and pointer_bits 16 or 32, got {pes} and {pointer_bits}"
+        )
     entries, pointers = ops.pack(codes.contiguous(), pes)
     if pointer_bits == 16 and int(pointers[:, -1].max()) <= 0xFFFF:
         pointers = pointers.to(torch.int16)  # keeps the low 16 bits
@@ -169,4 +171,6 @@ def expected_filler_rate(density: float, local_rows: int) -> float:
     k = 1 .. floor(i / 16) of (1 - density)^(16 k). For long columns that is q / (1 - q) with q = (1 - density)^16.
     """
     q = (1 - density) ** 16
-    return sum(q**k * (local_rows - 16 * k) for k in range(1, (local_rows - 1) // 16 + 1)) / max(local_rows, 1)
+    return sum(q**k * (local_rows - 16 * k) for k in range(1, (local_rows - 1) // 16 + 1)) / max(
+        local_rows, 1
+    )

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many cycles the EIE accelerator takes for a layer: broadcast of activations, queues, and one entry a cycle in each PE.
 
-Source: Han et al., "EIE" (ISCA 2016), sections IV and VI: non-zero activations are found one a cycle and broadcast to the queues of all PEs,
-unless one of them is full; a PE works on the activation at its queue's head, an entry a cycle, fillers included, and lets go of it
-when the column is done. Left out: the few cycles that fill the pipeline at a layer's start, and the memories' widths, which keep
-pace with an entry a cycle.
+Source: Han et al., "EIE" (ISCA 2016), sections IV and VI: non-zero activations are found one a cycle and broadcast to the queues
+of all PEs, unless one of them is full; a PE works on the activation at its queue's head, an entry a cycle, fillers included,
+and lets go of it when the column is done. Left out: the few cycles that fill the pipeline at a layer's start, and the memories'
+widths, which keep pace with an entry a cycle.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def simulate(
 def random_layer(
     inputs: int, outputs: int, weights: float, activations: float, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Independent random non-zeros of a layer: mask [outputs, active] uint8 of the columns with an activation, and active [inputs].
+    """Independent random non-zeros: mask [outputs, active] uint8 of the columns with an activation, and active [inputs] bool.
 
     Args:
         inputs, outputs: of the layer.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ class EIELinear(nn.Module):
     """`torch.nn.Linear` with pruned weights that share 15 values, 4 bits each, beside 4-bit distances between them.
 
     The kernel skips columns whose activation is zero and decodes on the fly; it is made for one sample or a few, for many
-    `to_linear()` is faster. The state dict holds the packed weight (`entries`, `pointers`), `codebook` and `bias`. The number of
+    `to_linear()` is faster. The state dict holds the packed weight (`entries`, `pointers`), `shape`, `codebook` and `bias`. The number of
     PEs is one of storage: for running, the matrix is dealt out anew to the threads. All float32.
 
     Outputs equal the decoded layer's: a NaN or infinite activation meets the zero weights too and makes NaN of most outputs.
@@ -39,6 +38,7 @@ class EIELinear(nn.Module):
 
     entries: Tensor
     pointers: Tensor
+    shape: Tensor  # [2]: out_features, in_features
     run_entries: Tensor
     run_pointers: Tensor
     bias: nn.Parameter | None
@@ -46,10 +46,13 @@ class EIELinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, pes: int = 64) -> None:
         super().__init__()
         if in_features < 0 or out_features < 0:
-            raise ValueError(f"EIELinear: features must not be negative, got {in_features} and {out_features}")
+            raise ValueError(
+                f"EIELinear: features must not be negative, got {in_features} and {out_features}"
+            )
         self.in_features, self.out_features = in_features, out_features
         self.codebook = nn.Parameter(torch.zeros(CODEBOOK_SIZE))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.register_buffer("shape", None)
         for name in ("entries", "pointers"):
             self.register_buffer(name, None)
             self.register_buffer(f"run_{name}", None, persistent=False)
@@ -154,6 +157,7 @@ class EIELinear(nn.Module):
 
     def _set(self, matrix: EIEMatrix) -> None:
         self.entries, self.pointers = matrix.entries, matrix.pointers
+        self.shape = torch.tensor([self.out_features, self.in_features])
         self._deal()
 
     def _deal(self) -> None:
@@ -162,15 +166,21 @@ class EIELinear(nn.Module):
         self.run_entries, self.run_pointers = run
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, *args: Any
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any
     ) -> None:
-        parts = {name: state_dict.get(prefix + name) for name in ("entries", "pointers", "codebook")}
-        if all(isinstance(part, Tensor) for part in parts.values()):
-            loaded = EIEMatrix(*(part.detach().cpu() for part in parts.values()), rows=self.out_features)  # type: ignore[union-attr]
-            if loaded.pointers.dim() == 2 and loaded.cols != self.in_features:
+        parts = [state_dict.get(prefix + name) for name in ("entries", "pointers", "codebook")]
+        tensors = [part.detach().cpu() for part in parts if isinstance(part, Tensor)]
+        if len(tensors) == len(parts):
+            entries, pointers, codebook = tensors
+            size, own = state_dict.get(prefix + "shape"), self.shape.tolist()
+            if isinstance(size, Tensor) and size.tolist() != own:
                 raise ValueError(
-                    f"{prefix}pointers must be [pes, {self.in_features + 1}], got {list(loaded.pointers.shape)}"
+                    f"{prefix}shape: the layer is [out, in] = {own}, the state dict's is {size.tolist()}"
                 )
-            loaded.check()
-            self._set(EIEMatrix(loaded.entries.clone(), loaded.pointers.clone(), loaded.codebook, loaded.rows))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)  # type: ignore[arg-type]
+            if pointers.dim() == 2 and pointers.shape[1] != self.in_features + 1:
+                raise ValueError(
+                    f"{prefix}pointers must be [pes, {self.in_features + 1}], got {list(pointers.shape)}"
+                )
+            EIEMatrix(entries, pointers, codebook, self.out_features).check()
+            self._set(EIEMatrix(entries.clone(), pointers.clone(), codebook, self.out_features))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packing of the EIE format and the linear operator over it.
 
-Codes are uint8 [rows, cols], entries uint8 [E], pointers [pes, cols + 1] int32, or int16 with the bits of a uint16. "Run" arrays are the same matrix with as many PEs as
-are worth running, its entries padded; gradients are summed in the order of the stored one, so that no bit depends on the threads.
+Codes are uint8 [rows, cols], entries uint8 [E], pointers [pes, cols + 1] int32, or int16 with the bits of a uint16. "Run" arrays
+are the same matrix with as many PEs as are worth running, its entries padded; gradients are summed in the order of the stored
+one, so that no bit depends on the threads.
 """
 
 from __future__ import annotations
@@ -98,9 +99,7 @@ class _EieLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_x = grad_codebook = grad_bias = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            grad_x, grad_codebook = torch.ops.sparseconv.eie_linear_grad.default(
-                grads[0], *ctx.saved_tensors
-            )
+            grad_x, grad_codebook = torch.ops.sparseconv.eie_linear_grad.default(grads[0], *ctx.saved_tensors)
         if ctx.needs_input_grad[2]:
             grad_bias = torch.ops.sparseconv.column_sum.default(grads[0].contiguous())
         return grad_x, grad_codebook, grad_bias, None, None, None, None, None
