@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
+from pathlib import Path
 
+import eie
 import pytest
 import torch
 from hypothesis import given
@@ -165,3 +168,16 @@ def test_no_activations() -> None:
 def test_bad_arguments(work: Tensor, options: dict[str, int]) -> None:
     with pytest.raises(ValueError):
         simulate(work, **options)  # type: ignore[arg-type]
+
+
+def test_the_command_writes_tables_and_a_picture(tmp_path: Path) -> None:
+    results = eie.main(["--output", str(tmp_path), "--layers", "NT-We"])
+    layer = json.loads((tmp_path / "eie-cycles.json").read_text())["layers"]["NT-We"]
+    assert layer["published"]["actual_us"] == 8.0 and set(results["layers"]) == {"NT-We"}
+    assert layer["queues"]["8"] == pytest.approx(layer["model"]["load_balance"])
+    assert layer["speedup"]["1"] == 1.0 and layer["sizes"]["bits"]["pointers"] == 16 * 64 * 4097
+    table = (tmp_path / "eie-cycles.md").read_text()
+    assert table.count("| NT-We |") == 6 and "2 of 2 times are within 15%" in table
+    assert (tmp_path / "eie-cycles.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):
+        eie.main(["--layers", "Alex-9"])
