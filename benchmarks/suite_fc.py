@@ -174,12 +174,12 @@ def agreeing(case: Case, layer: Layer, report: Report) -> dict[str, Task]:
 def entries_read(case: Case) -> int:
     """Entries, fillers included, of the columns that have an activation in some sample."""
     active = (case.x != 0).any(0)
-    return int(case.packed.run_pointers.diff(dim=1)[:, active].sum())
+    return int(case.packed.run_arrays[1].diff(dim=1)[:, active].sum())
 
 
 def bytes_touched(case: Case) -> int:
     """What has to be read of the arrays that the kernel runs from, once: entries of columns with an activation, and pointers."""
-    return entries_read(case) + case.packed.run_pointers.numel() * 4 + case.x.numel() * 4
+    return entries_read(case) + case.packed.run_arrays[1].numel() * 4 + case.x.numel() * 4
 
 
 def break_even(layer: Layer, threads: int, settings: Settings, report: Report) -> None:

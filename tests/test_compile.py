@@ -56,7 +56,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     eie_input = torch.randn(2, 3, requires_grad=True)
     return {
         "eie_linear": [
-            (x, packed.codebook, bias, 20, packed.run_entries, packed.run_pointers, *stored)
+            (x, packed.codebook, bias, 20, *packed.run_arrays, *stored)
             for x in (eie_input, eie_input.detach()[:0])
             for bias in (packed.bias, None)
         ],

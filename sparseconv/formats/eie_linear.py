@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ class EIELinear(nn.Module):
     """`torch.nn.Linear` with pruned weights that share 15 values, 4 bits each, beside 4-bit distances between them.
 
     The kernel skips columns whose activation is zero and decodes on the fly; it is made for one sample or a few, for many
-    `to_linear()` is faster. The state dict holds the packed weight (`entries`, `pointers`), `shape`, `codebook` and `bias`. The number of
-    PEs is one of storage: for running, the matrix is dealt out anew to the threads. All float32.
+    `to_linear()` is faster. The state dict holds the packed weight (`entries`, `pointers`), `shape`, `codebook` and `bias`. The
+    number of PEs is one of storage: for running, the matrix is dealt out anew to the threads. All float32, on the CPU.
 
     Outputs equal the decoded layer's: a NaN or infinite activation meets the zero weights too and makes NaN of most outputs.
     A sample's bits depend neither on the threads nor on the PEs nor on the rest of its batch.
@@ -39,8 +40,6 @@ class EIELinear(nn.Module):
     entries: Tensor
     pointers: Tensor
     shape: Tensor  # [2]: out_features, in_features
-    run_entries: Tensor
-    run_pointers: Tensor
     bias: nn.Parameter | None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, pes: int = 64) -> None:
@@ -55,7 +54,6 @@ class EIELinear(nn.Module):
         self.register_buffer("shape", None)
         for name in ("entries", "pointers"):
             self.register_buffer(name, None)
-            self.register_buffer(f"run_{name}", None, persistent=False)
         none = torch.zeros(out_features, in_features, dtype=torch.uint8)
         self._set(pack_eie(none, self.codebook.detach(), pes=pes))
 
@@ -130,21 +128,27 @@ class EIELinear(nn.Module):
             raise TypeError(f"EIELinear: x must be float32, got {x.dtype}")
         if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"EIELinear: x must be [..., {self.in_features}], got {list(x.shape)}")
-        if not torch.compiler.is_compiling() and torch.get_num_threads() != self._threads:
+        if not torch.compiler.is_compiling() and torch.get_num_threads() != self._run[0]:
             self._deal()
+        _, *run = self._run  # read once: another Python thread may deal anew
         out = ops.linear(
-            x.reshape(-1, self.in_features),
+            x.reshape(math.prod(x.shape[:-1]), self.in_features),
             self.codebook,
             self.bias,
             self.out_features,
-            (self.run_entries, self.run_pointers),
+            (run[0], run[1]),
             (self.entries, self.pointers),
         )
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    @property
+    def run_arrays(self) -> tuple[Tensor, Tensor]:
+        """Entries, padded, and int32 pointers that the kernel runs from, on the threads of the last call."""
+        return self._run[1], self._run[2]
+
     def run_bytes(self) -> int:
-        """Bytes of the arrays that the kernel runs from, on the threads of the last call."""
-        arrays = (self.run_entries, self.run_pointers, self.codebook)
+        """Bytes of `run_arrays` and the codebook."""
+        arrays = (*self.run_arrays, self.codebook)
         return sum(array.numel() * array.element_size() for array in arrays)
 
     def extra_repr(self) -> str:
@@ -161,9 +165,8 @@ class EIELinear(nn.Module):
         self._deal()
 
     def _deal(self) -> None:
-        self._threads = torch.get_num_threads()
-        run = ops.repack(self.entries, self.pointers, self.out_features, self._threads)
-        self.run_entries, self.run_pointers = run
+        threads = torch.get_num_threads()
+        self._run = (threads, *ops.repack(self.entries, self.pointers, self.out_features, threads))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any
