@@ -20,8 +20,14 @@ from torch import Tensor, nn
 import sparseconv
 import sparseconv.nn as spnn
 from sparseconv.formats import EIELinear
+from sparseconv.ops import eie
 
 INF, NAN = float("inf"), float("nan")
+
+
+@pytest.fixture(autouse=True)
+def _small_layers_use_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eie, "ENTRIES_PER_PE", 1)
 
 
 def make_layer(
@@ -108,6 +114,7 @@ def test_bits_depend_on_nothing_but_the_sample() -> None:
         layer = EIELinear.from_linear(dense, density=0.15, pes=pes)
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
+            assert layer(x) is not None and layer.run_arrays[1].shape[0] == threads
             outputs += [layer(x), torch.cat([layer(row[None]) for row in x]), layer(x[:, :])]
     assert all(torch.equal(outputs[0], other) for other in outputs[1:])
 

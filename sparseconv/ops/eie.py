@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import _native_eie
 from ._library import below_autograd, define, records, unwatched
 
+ENTRIES_PER_PE = 1 << 17  # a thread with fewer, some 80 microseconds of work, costs more than it gains
 ROWS_PER_PE = 4096  # of the sums that a PE keeps: what half a cache of 32 KB holds
 
 
@@ -50,6 +51,7 @@ def find_error(entries: Tensor, pointers: Tensor, rows: int) -> str:
 
 def repack(entries: Tensor, pointers: Tensor, rows: int, threads: int) -> tuple[Tensor, Tensor]:
     """The run arrays for so many threads; the stored ones, padded, where the number of PEs is the same."""
+    threads = max(1, min(threads, len(entries) // ENTRIES_PER_PE))
     pes = threads * max(1, -(-rows // (threads * ROWS_PER_PE)))
     if pes == pointers.shape[0]:
         return torch.nn.functional.pad(entries, (0, _native_eie.PADDING)), wide(pointers)
