@@ -96,12 +96,10 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     given = parser.parse_args(arguments)
 
-    suites = tuple(given.suites) or tuple(s for s in SUITES if s != "fc")
+    suites = tuple(given.suites) or SUITES
     for suite in suites:
         if suite not in SUITES:
             parser.error(f"suites are {', '.join(SUITES)}, got {suite!r}")
-        if suite == "fc":
-            parser.error("suite fc: not yet, it comes with the sparse fully connected layers")
     against = () if given.against == "none" else tuple(given.against.split(","))
     for peer in against:
         if peer not in PEERS:

@@ -121,7 +121,6 @@ def test_scan_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fc"], "not yet"),
         (["speed"], "suites are"),
         (["conv", "--against", "nobody"], "--against takes"),
         (["conv", "--channels", "1,x"], "--channels takes"),

@@ -64,7 +64,19 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     rows, group_rows = packed[0].values.clone().requires_grad_(), packed[1].values
     lists, group_lists = (p.lists() for p in packed)
     mirrored = (same.pairs, same.tap_offsets, same.pairs, same.tap_offsets)
+    codes = (torch.arange(60).reshape(20, 3) % 4 == 0).to(torch.uint8)
+    packed = sparseconv.formats.EIELinear.from_matrix(
+        sparseconv.formats.pack_eie(codes, torch.arange(16.0), pes=4), torch.ones(20)
+    )
+    stored = (packed.entries, packed.pointers)
+    eie_input = torch.randn(2, 3, requires_grad=True)
     return {
+        "eie_linear": [
+            (x, packed.codebook, bias, 20, *packed.run_arrays, *stored)
+            for x in (eie_input, eie_input.detach()[:0])
+            for bias in (packed.bias, None)
+        ],
+        "eie_linear_grad": [(torch.randn(2, 20), eie_input.detach(), packed.codebook.detach(), *stored)],
         "output_coords": [
             (x.coords, relations, False, None),
             (x.coords, relations, True, None),

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "bind/bind_compute.h"
+#include "bind/bind_eie.h"
 #include "bind/bind_mapping.h"
 #include "bind/bind_quantized.h"
 #include "bind/bind_vectors.h"
@@ -20,6 +21,7 @@ PYBIND11_MODULE(_cpu, m) {
     sparseconv::bind_compute(m);
     sparseconv::bind_quantized(m);
     sparseconv::bind_vectors(m);
+    sparseconv::bind_eie(m);
 #if defined(_OPENMP)
     m.attr("openmp") = true;
 #else

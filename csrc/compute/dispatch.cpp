@@ -154,6 +154,11 @@ void vectors_gather_outer(const Cpu& cpu, Scalar scalar, const ConvShape& shape,
     kernels().vectors_gather_outer(cpu, scalar, shape, pairs, features, grad_out, weight, grad_values, scratch);
 }
 
+void eie_linear(const Cpu& cpu, const EieMatrix& matrix, const float* codebook, const float* x, int64_t batch, const float* bias,
+                float* out) {
+    kernels().eie_linear(cpu, matrix, codebook, x, batch, bias, out);
+}
+
 double fma_peak_gflops(const Cpu& cpu) {
     constexpr int64_t steps = 4'000'000;  // about 10 ms
     double best = 0;

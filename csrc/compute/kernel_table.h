@@ -6,6 +6,7 @@
 
 #include "../sparse/quantized_kernels.h"
 #include "../sparse/vectors_kernels.h"
+#include "../sparse/eie_kernels.h"
 #include "kernels.h"
 
 namespace sparseconv {
@@ -27,6 +28,7 @@ struct KernelTable {
     decltype(&sparseconv::vectors_gather_back) vectors_gather_back;
     decltype(&sparseconv::vectors_gather_outer_bytes) vectors_gather_outer_bytes;
     decltype(&sparseconv::vectors_gather_outer) vectors_gather_outer;
+    decltype(&sparseconv::eie_linear) eie_linear;
     double (*fma_loop)(int64_t steps);  // runs `steps` steps of independent multiply-adds, returns the FLOPs done
 };
 

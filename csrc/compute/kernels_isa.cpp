@@ -10,6 +10,7 @@
 #include "../sparse/quantized.h"
 #include "../sparse/vectors.h"
 #include "../sparse/vectors_grad.h"
+#include "../sparse/eie.h"
 #include "gather_gemm.h"
 #include "gather_outer.h"
 #include "kernel_table.h"
@@ -147,6 +148,7 @@ const KernelTable table = {
             vectors_gather_outer(cpu, s, pairs, as(features, type), as(grad_out, type), weight, as(grad_values, type), scratch);
         });
     },
+    SPARSECONV_ISA::eie_linear,
     fma_loop,
 };
 

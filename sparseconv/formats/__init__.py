@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight formats with kernels: weights that take fewer bytes or fewer multiplications than their dense form."""
 
+from .codebook import kmeans_1d, magnitude_mask, share_weights
+from .eie import EIEMatrix, expected_filler_rate, pack_eie
+from .eie_linear import EIELinear
 from .layer import PackedLayer, swap, to_dense
 from .nm import NMWeight, check_nm, nm_mask, pack_nm
 from .nm_layers import NMConv, NMLinear
@@ -14,6 +17,8 @@ from .vector_layers import VectorSparseConv, VectorSparseLinear
 from .vectors import VectorWeight, pack_vectors, vector_mask
 
 __all__ = [
+    "EIELinear",
+    "EIEMatrix",
     "NMConv",
     "NMLinear",
     "NMWeight",
@@ -27,14 +32,19 @@ __all__ = [
     "VectorSparseLinear",
     "VectorWeight",
     "check_nm",
+    "expected_filler_rate",
     "kept_magnitude",
+    "kmeans_1d",
+    "magnitude_mask",
     "mma_sp_operand_a",
     "nm_mask",
+    "pack_eie",
     "pack_nm",
     "pack_vectors",
     "quantize",
     "quantize_weight",
     "search_permutation",
+    "share_weights",
     "swap",
     "to_dense",
     "to_vectors",
