@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -14,8 +13,6 @@ import torch
 from torch import Tensor
 
 ENGINES = {"wheel": "spconv.pytorch", "drop-in": "sparseconv.compat.spconv"}
-if importlib.util.find_spec("sparseconv.compat.spconv.core") is None:  # not merged yet
-    ENGINES.pop("drop-in")
 SHAPE = [21, 24, 22]
 CHANNELS = 4
 

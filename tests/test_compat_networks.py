@@ -17,9 +17,6 @@ from torch import Tensor, nn
 
 from sparseconv import convert
 
-if "drop-in" not in ENGINES:
-    pytest.skip("the drop-in is not there", allow_module_level=True)
-
 Engines = tuple[ModuleType, ModuleType]
 
 

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: F401, N811, A004
 """spconv 2.x on this engine: `import sparseconv.compat.spconv as spconv` in place of `import spconv.pytorch as spconv`."""
 
-from . import constants, conv, core, functional, hash, modules, pool, tables, utils  # noqa: A004
+from . import constants, conv, core, functional, hash, modules, pool, tables, utils
 from .constants import VERSION as __version__
 from .constants import Activation, AlgoHint, ConvAlgo, SpconvError
 from .conv import (

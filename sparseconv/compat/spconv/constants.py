@@ -9,8 +9,8 @@ import os
 
 VERSION = "2.3.8"  # the spconv whose behaviour this is
 
-# "RSCK" (spconv 1.x) or "RSKC" (spconv 2.0 and 2.1): how weights lie in state dicts that are loaded; None = as the layers keep them,
-# [C_out, *kernel_size, C_in], or told by their shapes.
+# "RSCK" (spconv 1.x) or "RSKC" (spconv 2.0 and 2.1): how weights lie in state dicts that are loaded; None = as the layers
+# keep them, [C_out, *kernel_size, C_in], or told by their shapes.
 SAVED_WEIGHT_LAYOUT: str | None = os.environ.get("SPCONV_SAVED_WEIGHT_LAYOUT") or None
 ALL_WEIGHT_IS_KRSC = True
 FILTER_HWIO = False
@@ -19,7 +19,7 @@ SPCONV_ALLOW_TF32 = False
 
 
 class SpconvError(ValueError, AssertionError):
-    """A wrong argument. spconv raises AssertionError for most and ValueError for some: code that catches either goes on working."""
+    """A wrong argument. spconv raises AssertionError for most and ValueError for some: code that catches either works on."""
 
 
 class ConvAlgo(enum.Enum):

@@ -1,9 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: A002
+
 """spconv's convolutions: its weights and arguments, our engine.
 
-The weight is [C_out, *kernel_size, C_in] and goes to the kernels as a view. Kernels of one cell with stride 1 (submanifold ones always)
-are a product with the flat buffer read as [C_in, C_out], as spconv 2.3.8 reads it.
+The weight is [C_out, *kernel_size, C_in] and goes to the kernels as a view. Kernels of one cell with stride 1 (submanifold
+ones always) are a product with the flat buffer read as [C_in, C_out], as spconv 2.3.8 reads it.
 """
 
 from __future__ import annotations
@@ -258,7 +260,7 @@ def _other_layouts(module: SparseConvolution, state: dict[str, Any], prefix: str
 
 class _Forward(SparseConvolution):
     _ndim: int
-    _kind: dict[str, bool]
+    _transposed = False
 
     def __init__(
         self,
@@ -293,16 +295,16 @@ class _Forward(SparseConvolution):
             record_voxel_count=record_voxel_count,
             large_kernel_fast_algo=large_kernel_fast_algo,
             name=name,
-            **self._kind,
+            transposed=self._transposed,
         )
 
 
 class _Strided(_Forward):
-    _kind = {}
+    pass
 
 
 class _Transposed(_Forward):
-    _kind = {"transposed": True}
+    _transposed = True
 
 
 class _SubM(SparseConvolution):

@@ -67,8 +67,8 @@ class SparseConvTensor:
 
     Args:
         features: [N, C].
-        indices: int32 [N, 1 + D], column 0 the batch index. Rows may repeat (see `cells.Cells`) and lie outside the shape: submanifold
-            layers compute them like others, other layers drop the cells of their output that lie outside.
+        indices: int32 [N, 1 + D], column 0 the batch index. Rows may repeat (see `cells.Cells`) and lie outside the shape:
+            submanifold layers compute them like others, other layers drop the cells of their output that lie outside.
         spatial_shape: cells per axis.
         batch_size: samples.
         grid, voxel_num, benchmark, force_algo and the rest are kept and, but for `benchmark`, without effect.
@@ -132,7 +132,7 @@ class SparseConvTensor:
         return self._features
 
     @features.setter
-    def features(self, value: Tensor) -> None:
+    def features(self, value: Tensor) -> None:  # noqa: ARG002
         raise ValueError(
             "features cannot be set: use x = x.replace_feature(features), which makes a new tensor"
         )

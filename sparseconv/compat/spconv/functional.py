@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """spconv's functions over pairs, and sums of tensors on different rows.
 
-Pairs are int32 [2, K, n], as `IndiceData.indice_pairs` gives them: input and output rows of each tap, filled up with -1. Weights are
-[C_out, *kernel_size, C_in].
+Pairs are int32 [2, K, n], as `IndiceData.indice_pairs` gives them: input and output rows of each tap, filled up with -1.
+Weights are [C_out, *kernel_size, C_in].
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def indice_maxpool(
 def _left_out(name: str) -> Any:
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError(
-            f"spconv's {name} takes the masks of its own GPU kernels, which this engine does not make: call the layers, or indice_conv"
+            f"spconv's {name} takes the masks of its own GPU kernels, which this engine does not make: call the layers"
         )
 
     refuse.__name__ = refuse.__qualname__ = name

@@ -33,7 +33,7 @@ def geometry_of(
     subm: bool,
     transposed: bool,
 ) -> Geometry:
-    """The engine's geometry of a layer. spconv's submanifold layers ignore stride and padding, its transposed shape the dilation."""
+    """The engine's geometry: spconv's submanifold layers ignore stride and padding, its transposed shape the dilation."""
     if subm:
         if any(k % 2 == 0 for k in kernel):
             raise SpconvError(f"a submanifold layer has odd kernel sizes, got {list(kernel)}")
@@ -156,9 +156,13 @@ class MappedModule(SparseModule):
 
     def _geometry_kept(self) -> Geometry:
         """`_geometry()`, made once for each set of arguments."""
-        key = (self.subm, self.transposed) + tuple(
-            tuple(v)
-            for v in (self.kernel_size, self.stride, self.padding, self.dilation, self.output_padding)
+        key = (
+            self.subm,
+            self.transposed,
+            *tuple(
+                tuple(v)
+                for v in (self.kernel_size, self.stride, self.padding, self.dilation, self.output_padding)
+            ),
         )
         kept = self.__dict__.get("_kept_geometry")
         if kept is None or kept[0] != key:
@@ -218,7 +222,7 @@ class MappedModule(SparseModule):
             x.indices.shape == indices.shape and torch.equal(x.indices, indices)
         ):
             raise SpconvError(
-                f"{head} on {list(indices.shape)} indices, this tensor has {list(x.indices.shape)} others: equal keys mean equal rows"
+                f"{head} on {list(indices.shape)} indices, this tensor has {list(x.indices.shape)} others: a key means equal rows"
             )
 
     def _finish(self, x: SparseConvTensor, data: IndiceData, features: Tensor) -> SparseConvTensor:

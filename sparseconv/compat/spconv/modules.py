@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: A001, A002, D102
+
 """spconv's containers, and torch's norms and activations that take its tensor."""
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def get_deconv_output_size(
     kernel_size: Any,
     stride: Any,
     padding: Any,
-    dilation: Any,  # noqa: ARG001  spconv ignores it here
+    dilation: Any,  # noqa: ARG001
     output_padding: Any,
 ) -> list[int]:
     """The shape after a transposed convolution, which does not depend on the dilation."""

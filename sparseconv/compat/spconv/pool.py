@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: A002
+
 """spconv's pooling: max(0, maximum), the mean of the present cells, and both over whole samples."""
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: A002, D102
+
 """Modules over several tensors: channels side by side, sums, and one module after another on the same input."""
 
 from __future__ import annotations

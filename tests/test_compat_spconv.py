@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: 2026 The sparseconv authors
+# SPDX-License-Identifier: Apache-2.0
+"""The drop-in's layers beside spconv's wheel on one thread, with more it returns wrong rows: sites, features, gradients."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sparseconv.compat.spconv as ours
+
+theirs = pytest.importorskip("spconv.pytorch", reason="spconv's wheel is not installed")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The wheel is right with one thread; its backward asks for a CUDA stream."""
+    import spconv.pytorch.ops as ops
+
+    monkeypatch.setattr(ops, "get_current_stream", lambda: 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def scan(seed: int, ndim: int, channels: int, shape: list[int], rows: int = 60, batch: int = 2) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.cat([torch.randint(0, n, (rows, 1), generator=generator) for n in (batch, *shape)], 1)
+    indices = torch.unique(cells, dim=0).to(torch.int32)
+    indices = indices[torch.randperm(len(indices), generator=generator)].contiguous()
+    return torch.randn(len(indices), channels, generator=generator), indices, shape, batch
+
+
+def by_site(tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+    rows = tensor.indices.numpy()
+    order = np.lexsort(rows.T[::-1])
+    return rows[order], order
+
+
+def compare(make: Any, data: Any, run: Any = lambda layers, x: layers[0](x)) -> None:
+    """Same weights and input: equal sites, features by site, gradients of input and weights."""
+    results = []
+    features, indices, shape, batch = data
+    torch.manual_seed(0)
+    left, right = make(ours), make(theirs)
+    for a, b in zip(left, right, strict=True):
+        b.load_state_dict(a.state_dict())
+    for engine, layers in ((ours, left), (theirs, right)):
+        rows = features.clone().requires_grad_()
+        out = run(layers, engine.SparseConvTensor(rows, indices.clone(), shape, batch))
+        sites, order = by_site(out)
+        values = out.features[torch.from_numpy(order)]
+        weight = torch.linspace(0.5, 1.5, values.numel()).view_as(values)
+        (values * weight).sum().backward()
+        grads = [p.grad for layer in layers for p in layer.parameters()]
+        results.append((sites, out.spatial_shape, values.detach(), rows.grad, grads))
+    (sites, grid, values, grad, grads), (sites2, grid2, values2, grad2, grads2) = results
+    np.testing.assert_array_equal(sites, sites2)
+    assert list(grid) == list(grid2)
+    for a, b in zip([values, grad, *grads], [values2, grad2, *grads2], strict=True):
+        assert (a - b).abs().max() <= 1e-4 * max(1.0, float(b.abs().max()))
+
+
+def arguments(seed: int, ndim: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    pick = lambda low, high: [int(v) for v in rng.integers(low, high + 1, ndim)]  # noqa: E731
+    kernel = pick(1, 3)
+    if all(k == 1 for k in kernel):
+        kernel[0] = 2
+    return {
+        "kernel_size": kernel,
+        "stride": pick(1, 3),
+        "padding": [int(rng.integers(0, k)) for k in kernel],
+        "dilation": pick(1, 2),
+        "bias": bool(rng.integers(2)),
+    }
+
+
+SHAPES = {1: [40], 2: [11, 13], 3: [7, 9, 8], 4: [6, 7, 5, 6]}
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_convolution(ndim: int, seed: int) -> None:
+    given = arguments(seed, ndim)
+    compare(lambda e: [getattr(e, f"SparseConv{ndim}d")(3, 5, **given)], scan(seed, ndim, 3, SHAPES[ndim]))
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_submanifold_convolution_ignores_stride_and_padding(ndim: int, seed: int) -> None:
+    given = arguments(seed, ndim)
+    given["kernel_size"] = [3 if k == 2 else k for k in given["kernel_size"]]
+    compare(lambda e: [getattr(e, f"SubMConv{ndim}d")(3, 5, **given)], scan(seed, ndim, 3, SHAPES[ndim]))
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_transposed_convolution(ndim: int, seed: int) -> None:
+    given = arguments(seed, ndim)
+    compare(
+        lambda e: [getattr(e, f"SparseConvTranspose{ndim}d")(3, 4, **given)],
+        scan(seed, ndim, 3, [max(2, n // 2) for n in SHAPES[ndim]]),
+    )
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_inverse_convolution(ndim: int, seed: int) -> None:
+    given = arguments(seed, ndim)
+
+    def make(engine: Any) -> list[Any]:
+        down = getattr(engine, f"SparseConv{ndim}d")(3, 4, indice_key="k", **given)
+        up = getattr(engine, f"SparseInverseConv{ndim}d")(4, 2, given["kernel_size"], indice_key="k")
+        return [down, up]
+
+    compare(make, scan(seed, ndim, 3, SHAPES[ndim]), lambda layers, x: layers[1](layers[0](x)))
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_max_pooling_is_of_zero_and_the_maximum(ndim: int, seed: int) -> None:
+    given = arguments(seed, ndim)
+    del given["bias"]
+    compare(lambda e: [getattr(e, f"SparseMaxPool{ndim}d")(**given)], scan(seed, ndim, 3, SHAPES[ndim]))
+
+
+@pytest.mark.parametrize("channels", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("kind", ["SparseConv3d", "SubMConv3d"])
+def test_kernels_of_one_cell_read_the_flat_buffer(kind: str, channels: tuple[int, int]) -> None:
+    given = {"padding": 1} if kind == "SubMConv3d" else {}
+    compare(lambda e: [getattr(e, kind)(*channels, 1, **given)], scan(1, 3, channels[0], SHAPES[3]))
+
+
+def test_signatures_are_the_wheels() -> None:
+    for name in ours.__all__:
+        own, other = getattr(ours, name), getattr(theirs, name, None)
+        if inspect.isclass(own) and name.startswith(
+            ("SubM", "SparseConv", "SparseInv", "SparseMax", "SparseAvg")
+        ):
+            if other is None or name == "SparseConvTensor":
+                continue
+            assert list(inspect.signature(own).parameters) == list(inspect.signature(other).parameters), name
+
+
+def test_names_are_there() -> None:
+    wanted = [n for n in dir(theirs) if n[:1].isupper() and n not in ("Path", "Union")]
+    assert not [n for n in wanted if not hasattr(ours, n)]
+    assert ours.__version__ == "2.3.8"
+
+
+# --- keys, bad input, odd rows ----------------------------------------------------------------------------------------
+
+
+def tensor(seed: int = 0, channels: int = 3) -> ours.SparseConvTensor:
+    features, indices, shape, batch = scan(seed, 3, channels, SHAPES[3])
+    return ours.SparseConvTensor(features, indices, shape, batch)
+
+
+def test_equal_keys_mean_equal_maps() -> None:
+    x = ours.SubMConv3d(3, 3, 3, indice_key="a")(tensor())
+    for layer in (
+        ours.SubMConv3d(3, 3, 5, indice_key="a"),
+        ours.SubMConv3d(3, 3, 3, dilation=2, indice_key="a"),
+    ):
+        with pytest.raises(ValueError, match="indice_key 'a'"):
+            layer(x)
+    with pytest.raises(AssertionError, match="indice_key 'a'"):
+        ours.SparseConv3d(3, 3, 3, indice_key="a")(x)
+    other = ours.SparseConvTensor(
+        x.features,
+        x.indices.roll(1, 0).contiguous(),
+        x.spatial_shape,
+        x.batch_size,
+        indice_dict=x.indice_dict,
+    )
+    with pytest.raises(ValueError, match="equal rows"):
+        ours.SubMConv3d(3, 3, 3, indice_key="a")(other)
+    with pytest.raises(ValueError, match="no layer"):
+        ours.SparseInverseConv3d(3, 3, 3, indice_key="b")(x)
+
+
+def test_repeated_rows_see_themselves_and_the_lowest_rows() -> None:
+    indices = torch.tensor([[0, 2], [0, 3], [0, 2], [0, 3]], dtype=torch.int32)
+    features = torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
+    layer = ours.SubMConv1d(1, 1, 3, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    x = ours.SparseConvTensor(features, indices, [8], 1)
+    with pytest.warns(UserWarning, match="same cell"):
+        out = layer(x)
+    assert out.features.flatten().tolist() == [11.0, 11.0, 110.0, 1001.0]
+    strided = ours.SparseConv1d(1, 1, 2, stride=2, bias=False)
+    torch.nn.init.ones_(strided.weight)
+    assert strided(x).features.flatten().tolist() == [1111.0]
+
+
+def test_empty_tensors_and_copies() -> None:
+    x = tensor()
+    empty = x.select_by_index(torch.zeros(len(x.indices), dtype=torch.bool))
+    net = ours.SparseSequential(
+        ours.SubMConv3d(3, 4, 3, indice_key="s"),
+        torch.nn.BatchNorm1d(4),
+        ours.SparseConv3d(4, 4, 2, 2, indice_key="d"),
+        ours.SparseInverseConv3d(4, 2, 2, indice_key="d"),
+        ours.ToDense(),
+    ).eval()
+    assert net(empty).shape == (2, 2, *SHAPES[3]) and not net(empty).any()
+    again = copy.deepcopy(net)
+    assert torch.equal(again(copy.deepcopy(x)), net(x))
+
+
+@pytest.mark.parametrize("layout", ["RSCK", "RSKC"])
+def test_older_layouts_load(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, other = ours.SubMConv3d(3, 5, 3), ours.SubMConv3d(3, 5, 3)
+    order = (1, 2, 3, 4, 0) if layout == "RSCK" else (1, 2, 3, 0, 4)
+    state = {"weight": layer.weight.detach().permute(order).contiguous(), "bias": layer.bias.detach()}
+    other.load_state_dict(dict(state))  # told by the shape
+    assert torch.equal(other.weight, layer.weight)
+    square = ours.SubMConv3d(5, 5, 3)
+    with pytest.raises(ValueError, match="SAVED_WEIGHT_LAYOUT"):
+        square.load_state_dict({"weight": torch.zeros(3, 3, 3, 5, 5), "bias": torch.zeros(5)})
+    monkeypatch.setattr(ours.constants, "SAVED_WEIGHT_LAYOUT", layout)
+    other.load_state_dict(dict(state))
+    assert torch.equal(other.weight, layer.weight)
+
+
+def test_global_pooling_and_sums_of_different_rows() -> None:
+    x, y = tensor(0), tensor(1)
+    for sample in range(2):
+        rows = x.features[x.indices[:, 0] == sample]
+        assert torch.allclose(ours.SparseGlobalAvgPool()(x)[sample], rows.mean(0), atol=1e-6)
+        assert torch.equal(ours.SparseGlobalMaxPool()(x)[sample], rows.amax(0))
+    total = ours.AddTableMisaligned()([x, y])
+    assert torch.allclose(total.dense(), x.dense() + y.dense(), atol=1e-6)
+    assert ours.JoinTable()([x, x]).features.shape[1] == 6
+    assert torch.equal(ours.SparseConvTensor.from_dense(x.dense(channels_first=False)).dense(), x.dense())
