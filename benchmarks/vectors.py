@@ -64,10 +64,10 @@ def compare(
             "ratio_q1": ratio.q1,
             "ratio_q3": ratio.q3,
             "rounds": ratio.n,
-            "fma_peak_gflops": median(rulers.peaks),
+            "fma_peak_gflops": median(timings.figures[Rulers.FMA]),
         }
         if run is forward:
-            rates = zip(timings.seconds["sparse"], rulers.peaks, strict=True)
+            rates = zip(timings.seconds["sparse"], timings.figures[Rulers.FMA], strict=True)
             out[name]["of_peak"] = median(2 * multiply_adds / s / 1e9 / peak for s, peak in rates)
     return out
 

@@ -44,6 +44,7 @@ class SparseConvolution(MappedModule):
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class SparseConvolution(MappedModule):
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
         self.reset_parameters()
-        self.register_load_state_dict_pre_hook(_other_layouts)
+        self.register_load_state_dict_pre_hook(_other_layouts)  # type: ignore[no-untyped-call]
 
     @property
     def in_channels(self) -> int:

@@ -92,7 +92,7 @@ class SparseConvTensor:
         force_algo: ConvAlgo | None = None,
     ) -> None:
         if not isinstance(features, Tensor) or features.ndim != 2:
-            got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            got = str(list(features.shape)) if isinstance(features, Tensor) else type(features).__name__
             raise SpconvError(f"SparseConvTensor: features must be [N, C], got {got}")
         if not isinstance(indices, Tensor) or indices.ndim != 2 or indices.dtype != torch.int32:
             got = (

@@ -40,8 +40,8 @@ def _map_of(pairs: Tensor, counts: Tensor, n_in: int, n_out: int) -> KernelMap:
     flat = torch.cat([pairs[:, :0, 0], *kept], 1).t().to(torch.int32).contiguous()
     offsets = counts.new_zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=offsets[1:])
-    rows = [torch.zeros(n, 2, dtype=torch.int32) for n in (n_in, n_out)]
-    return KernelMap(flat, offsets, *rows)
+    rows_in, rows_out = (torch.zeros(n, 2, dtype=torch.int32) for n in (n_in, n_out))
+    return KernelMap(flat, offsets, rows_in, rows_out)
 
 
 def indice_conv(
