@@ -10,9 +10,9 @@
 #include "bind/bind_compute.h"
 #include "bind/bind_eie.h"
 #include "bind/bind_mapping.h"
+#include "bind/bind_points.h"
 #include "bind/bind_quantized.h"
 #include "bind/bind_vectors.h"
-#include "bind/bind_points.h"
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "sparseconv's CPU core. Private: use the Python package.";

@@ -4,9 +4,9 @@
 // What one instruction set offers: kernels.h as function pointers. Their tables are defined in kernels_isa.cpp.
 #pragma once
 
+#include "../sparse/eie_kernels.h"
 #include "../sparse/quantized_kernels.h"
 #include "../sparse/vectors_kernels.h"
-#include "../sparse/eie_kernels.h"
 #include "kernels.h"
 
 namespace sparseconv {

@@ -7,10 +7,10 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 on its own _mm512_undefined_ps
 #endif
 
+#include "../sparse/eie.h"
 #include "../sparse/quantized.h"
 #include "../sparse/vectors.h"
 #include "../sparse/vectors_grad.h"
-#include "../sparse/eie.h"
 #include "gather_gemm.h"
 #include "gather_outer.h"
 #include "kernel_table.h"
