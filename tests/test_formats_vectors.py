@@ -180,7 +180,11 @@ def test_onto_the_sites_of_another_tensor(case: Case) -> None:
 
 
 def same_sums(got: torch.Tensor, want: torch.Tensor) -> None:
-    """The same bits, but for the sign of zeros."""
+    """The same bits, but for the sign of zeros; to rounding in bfloat16, whose dense sums take channels in pairs."""
+    if got.dtype == torch.bfloat16:
+        got, want = got.detach().float(), want.detach().float()
+        assert ((got - want).abs() <= 2**-7 * want.abs() + 1e-4).all()
+        return
     same_bits(got + 0.0, want + 0.0)
 
 

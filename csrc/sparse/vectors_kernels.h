@@ -3,7 +3,7 @@
 //
 // Convolution over vector-sparse weights: the row of one input channel over a block of 16 output channels of one tap is stored or
 // absent. What is absent is not multiplied: 0 * infinity is not formed. The same bits for every thread count; forward and the gradient
-// of the weight equal gather_gemm and gather_outer with the dense weight bit for bit, but for the sign of zeros, on finite values.
+// of the weight equal gather_gemm and gather_outer with the dense weight bit for bit, but for the sign of zeros, on finite values (bfloat16: to rounding).
 #pragma once
 
 #include "../compute/kernels.h"
