@@ -175,7 +175,7 @@ def test_input_and_bias_have_the_gradients_of_the_dense_layer(options: dict[str,
 
 
 CHECK_ON_ONE_SET = """
-import sys; sys.path.insert(0, {tests!r})
+import sys; sys.path[:0] = [{tests!r}, {tests!r} + '/../benchmarks']
 import torch, test_formats_quantized_layers as t
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
     for options in t.OPTIONS:
