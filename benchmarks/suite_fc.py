@@ -127,7 +127,7 @@ def measure(layer: Layer, threads: int, settings: Settings, report: Report) -> N
     rulers = Rulers()
     rulers.add_copy(QUICK_COPY_BYTES if settings.quick else COPY_BYTES)
     ceilings = interleave(rulers.tasks, replace(settings.budget, rounds=3))
-    timings = interleave(tasks, replace(settings.budget, rounds=5 * settings.budget.rounds))
+    timings = interleave(tasks, replace(settings.budget, rounds=5 * settings.budget.rounds), again=False)
     row = row_of(("fc", "layer at hand", f"{threads} threads"), layer.case, threads, timings, tasks)
     matrix = case.packed.matrix
     rate = Spread.of(rulers.copy_rates(ceilings.seconds[Rulers.COPY])).median
@@ -187,7 +187,9 @@ def break_even(layer: Layer, threads: int, settings: Settings, report: Report) -
     points = []
     for density in BREAK_EVEN_DENSITIES:
         case = Case.of(replace(layer, weights=density))
-        timings = interleave({n: t for n, t in case.tasks().items() if n != CSR}, settings.budget)
+        timings = interleave(
+            {n: t for n, t in case.tasks().items() if n != CSR}, settings.budget, again=False
+        )
         pairs = zip(timings.seconds[OURS], timings.seconds[DENSE], strict=True)
         points.append((density, Spread.of([a / b for a, b in pairs]).median))
         if points[-1][1] > 1:
