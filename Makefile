@@ -46,7 +46,7 @@ help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 # Where other programs hold a core, GNU OpenMP's threads wait for each other by spinning on the only one left, milliseconds at each of
-# hundreds of steps. Fewer turns before they sleep cost an idle machine little (docs/benchmarks.md).
+# hundreds of steps. Fewer turns before they sleep cost an idle machine a tenth (docs/benchmarks.md).
 demo test: export GOMP_SPINCOUNT := $(or $(GOMP_SPINCOUNT),1000)
 
 demo: setup  ## Simulate scans, train a small network, label scans; SCAN=file labels a real one

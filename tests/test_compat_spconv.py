@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from spconv_engines import engine, sorted_rows
 
 import sparseconv.compat.spconv as ours
 
@@ -19,12 +23,9 @@ theirs = pytest.importorskip("spconv.pytorch", reason="spconv's wheel is not ins
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The wheel is right with one thread; its backward asks for a CUDA stream."""
-    import spconv.pytorch.ops as ops
-
-    monkeypatch.setattr(ops, "get_current_stream", lambda: 0)
+    """The wheel is right with one thread."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    engine("wheel", monkeypatch)
     yield
     torch.set_num_threads(before)
 
@@ -37,12 +38,6 @@ def scan(seed: int, ndim: int, channels: int, shape: list[int], rows: int = 60, 
     return torch.randn(len(indices), channels, generator=generator), indices, shape, batch
 
 
-def by_site(tensor: Any) -> tuple[np.ndarray, np.ndarray]:
-    rows = tensor.indices.numpy()
-    order = np.lexsort(rows.T[::-1])
-    return rows[order], order
-
-
 def compare(make: Any, data: Any, run: Any = lambda layers, x: layers[0](x)) -> None:
     """Same weights and input: equal sites, features by site, gradients of input and weights."""
     results = []
@@ -51,17 +46,16 @@ def compare(make: Any, data: Any, run: Any = lambda layers, x: layers[0](x)) -> 
     left, right = make(ours), make(theirs)
     for a, b in zip(left, right, strict=True):
         b.load_state_dict(a.state_dict())
-    for engine, layers in ((ours, left), (theirs, right)):
+    for module, layers in ((ours, left), (theirs, right)):
         rows = features.clone().requires_grad_()
-        out = run(layers, engine.SparseConvTensor(rows, indices.clone(), shape, batch))
-        sites, order = by_site(out)
-        values = out.features[torch.from_numpy(order)]
+        out = run(layers, module.SparseConvTensor(rows, indices.clone(), shape, batch))
+        sites, values, _ = sorted_rows(out)
         weight = torch.linspace(0.5, 1.5, values.numel()).view_as(values)
         (values * weight).sum().backward()
         grads = [p.grad for layer in layers for p in layer.parameters()]
         results.append((sites, out.spatial_shape, values.detach(), rows.grad, grads))
     (sites, grid, values, grad, grads), (sites2, grid2, values2, grad2, grads2) = results
-    np.testing.assert_array_equal(sites, sites2)
+    assert torch.equal(sites, sites2)
     assert list(grid) == list(grid2)
     for a, b in zip([values, grad, *grads], [values2, grad2, *grads2], strict=True):
         assert (a - b).abs().max() <= 1e-4 * max(1.0, float(b.abs().max()))
@@ -240,3 +234,130 @@ def test_global_pooling_and_sums_of_different_rows() -> None:
     assert torch.allclose(total.dense(), x.dense() + y.dense(), atol=1e-6)
     assert ours.JoinTable()([x, x]).features.shape[1] == 6
     assert torch.equal(ours.SparseConvTensor.from_dense(x.dense(channels_first=False)).dense(), x.dense())
+
+
+# --- functions, records and the rest ----------------------------------------------------------------------------------
+
+
+def test_pairs_and_the_functions_over_them_equal_the_layers() -> None:
+    x = tensor()
+    layers = {
+        "conv": ours.SparseConv3d(3, 4, 3, stride=2, padding=1, indice_key="k"),
+        "subm": ours.SubMConv3d(3, 4, 3, indice_key="k"),
+    }
+    for name, layer in layers.items():
+        y = layer(x)
+        data = y.find_indice_pair("k")
+        pairs, counts = data.indice_pairs, data.indice_pair_num
+        assert pairs.dtype == counts.dtype == torch.int32 and pairs.shape[:2] == (2, 27)
+        assert ((pairs >= 0).sum(2) == counts).all()
+        subm = name == "subm"
+        function = ours.functional.indice_subm_conv if subm else ours.functional.indice_conv
+        got = function(
+            x.features, layer.weight, pairs, counts, len(y.indices), ours.ConvAlgo.Native, None, layer.bias
+        )
+        assert torch.allclose(got, y.features, atol=1e-6)
+        geometry = ([3] * 3, [1] * 3, [1] * 3) if subm else ([3] * 3, [2] * 3, [1] * 3)
+        out, found, numbers = ours.ops.get_indice_pairs(
+            x.indices, x.batch_size, x.spatial_shape, ours.ConvAlgo.Native, *geometry, [1] * 3, [0] * 3, subm
+        )
+        assert torch.equal(out, y.indices) and torch.equal(found, pairs) and torch.equal(numbers, counts)
+        if subm:
+            continue
+        up = ours.SparseInverseConv3d(4, 2, 3, indice_key="k")
+        back = ours.functional.indice_inverse_conv(
+            y.features, up.weight, pairs, counts, len(x.indices), ours.ConvAlgo.Native, None, up.bias
+        )
+        assert torch.allclose(back, up(y).features, atol=1e-6)
+        pooled = ours.functional.indice_maxpool(x.features, pairs, counts, len(y.indices))
+        assert torch.equal(pooled, ours.SparseMaxPool3d(3, 2, 1)(x).features)
+    with pytest.raises(ValueError, match="column 0 of pairs"):
+        ours.functional.indice_conv(x.features[:5], layers["conv"].weight, pairs, counts, 3)
+    with pytest.raises(NotImplementedError, match="implicit_gemm"):
+        ours.functional.implicit_gemm()
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_average_pooling_is_the_mean_of_the_present_rows(repeated: bool) -> None:
+    x = tensor()
+    if repeated:
+        rows = torch.arange(len(x.indices)).repeat(2)
+        indices, features = x.indices[rows].contiguous(), torch.randn(len(rows), 3)
+        x = ours.SparseConvTensor(features, indices, x.spatial_shape, x.batch_size)
+    found: dict[tuple[int, ...], list[torch.Tensor]] = {}
+    for row, feature in zip(x.indices.tolist(), x.features, strict=True):
+        found.setdefault((row[0], *(c // 2 for c in row[1:])), []).append(feature)
+    with pytest.warns(UserWarning, match="same cell") if repeated else contextlib.nullcontext():
+        y = ours.SparseAvgPool3d(2)(x)
+    kept = {
+        site: torch.stack(rows).mean(0)
+        for site, rows in found.items()
+        if all(c < n for c, n in zip(site[1:], y.spatial_shape, strict=True))
+    }
+    assert {tuple(site) for site in y.indices.tolist()} == set(kept)
+    for site, feature in zip(y.indices.tolist(), y.features, strict=True):
+        assert torch.allclose(feature, kept[tuple(site)], atol=1e-6)
+
+
+def test_activations_sums_and_records() -> None:
+    x = tensor()
+    layer = ours.conv.SparseConvolution(
+        3, 3, 4, 3, subm=True, act_type=ours.Activation.ReLU, name="first"
+    ).eval()
+    plain = ours.SubMConv3d(3, 4, 3)
+    plain.load_state_dict(layer.state_dict())
+    added = x.replace_feature(torch.randn(len(x.indices), 4))
+    assert torch.equal(layer(x, added).features, (plain(x).features + added.features).relu())
+    with pytest.raises(AssertionError, match="inference"):
+        layer.train()(x)
+    x.benchmark = True
+    for module, rows in (
+        (ours.SparseConv3d(3, 4, 2, 2, name="down", record_voxel_count=True), None),
+        (ours.SubMConv3d(3, 4, 1, name="point", indice_key="p"), len(x.indices)),
+        (ours.SparseMaxPool3d(2, name="pool"), None),
+    ):
+        out = module(x)
+        record = x.benchmark_record[module.name]
+        assert record["num_points"] == [len(x.indices)]
+        assert record["num_out_points"] == [len(out.indices) if rows is None else rows]
+        assert module.get_max_num_voxels() is None or module.get_max_num_voxels().tolist() == [
+            len(out.indices)
+        ]
+    with pytest.raises(ValueError, match="names"):
+        plain(x)
+
+
+def test_autocast_and_bfloat16() -> None:
+    x = tensor()
+    layer = ours.SubMConv3d(3, 4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).features.dtype == torch.bfloat16
+
+
+INSTALLED = """
+from sparseconv.compat import install
+install("spconv")
+install("spconv")
+import importlib, spconv, spconv.pytorch as sp
+from spconv.pytorch import SparseConvTensor, functional as Fsp
+from spconv.pytorch.utils import PointToVoxel
+from spconv.utils import Point2VoxelCPU3d
+from spconv.pytorch.modules import SparseModule
+assert sp.__name__ == "sparseconv.compat.spconv" and spconv.__version__ == "2.3.8"
+for name in "conv core pool tables functional hash modules ops identity constants utils".split():
+    importlib.import_module(f"spconv.pytorch.{name}")
+for name in "utils constants core".split():
+    importlib.import_module(f"spconv.{name}")
+print(issubclass(sp.SubMConv3d, SparseModule))
+"""
+
+
+def test_install_stands_in_for_the_engine() -> None:
+    done = subprocess.run([sys.executable, "-c", INSTALLED], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr[-2000:]
+    from sparseconv.compat import install
+
+    with pytest.raises(RuntimeError, match="imported before"):
+        install("spconv")  # the wheel is, here
+    with pytest.raises(ValueError, match="spconv"):
+        install("torchsparse")

@@ -35,7 +35,7 @@ from sparseconv.formats import (
     quantize,
     to_dense,
 )
-from sparseconv.formats.layer import refuses
+from sparseconv.formats.swapping import refuses
 
 OPTIONS: list[dict[str, Any]] = [
     {"bits": 8},

@@ -5,13 +5,14 @@
 from .codebook import kmeans_1d, magnitude_mask, share_weights
 from .eie import EIEMatrix, expected_filler_rate, pack_eie
 from .eie_linear import EIELinear
-from .layer import PackedLayer, swap, to_dense
+from .layer import PackedLayer
 from .nm import NMWeight, check_nm, nm_mask, pack_nm
 from .nm_layers import NMConv, NMLinear
 from .nm_mma import mma_sp_operand_a
 from .permutation import kept_magnitude, search_permutation
 from .quantized import QuantizedWeight, quantize_weight
 from .quantized_layers import QuantizedConv, QuantizedLinear, quantize
+from .swapping import swap, to_dense
 from .to_vectors import VectorLayer, VectorReport, to_vectors, vector_gain
 from .vector_layers import VectorSparseConv, VectorSparseLinear
 from .vectors import VectorWeight, pack_vectors, vector_mask

@@ -17,7 +17,6 @@ from ..ops.quantized import quantized_conv, quantized_linear
 from ..pairs import KernelMap
 from .layer import (
     Dense,
-    Model,
     PackedConv,
     PackedLayer,
     PackedLinear,
@@ -25,9 +24,9 @@ from .layer import (
     canonical_weight,
     check_features,
     check_rows,
-    swap,
 )
 from .quantized import QuantizedWeight, quantize_weight
+from .swapping import Model, swap
 
 
 class _Quantized(PackedLayer):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..ops.vectors import BLOCK
-from .layer import Dense, Model, canonical_weight, swap
+from .layer import Dense, canonical_weight
+from .swapping import Model, swap
 from .vector_layers import VectorSparseConv, VectorSparseLinear
 from .vectors import VectorWeight, pack_vectors
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _native_eie
-from ._library import below_autograd, define, records, unwatched
+from ._library import below_autograd, define, recording, records, unwatched
 
 ENTRIES_PER_PE = 1 << 17  # a thread with fewer, some 80 microseconds of work, costs more than it gains
 ROWS_PER_PE = 4096  # of the sums that a PE keeps: what half a cache of 32 KB holds
@@ -107,22 +107,12 @@ class _EieLinear(torch.autograd.Function):
         return grad_x, grad_codebook, grad_bias, None, None, None, None, None
 
 
-def _eie_linear_autograd(
-    x: Tensor, codebook: Tensor, bias: Tensor | None, rows: int, *arrays: Tensor
-) -> Tensor:
-    if records(x, codebook, bias):
-        result: Tensor = _EieLinear.apply(x, codebook, bias, rows, *arrays)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.eie_linear.default(x, codebook, bias, rows, *arrays)
-
-
 define(
     "eie_linear(Tensor x, Tensor codebook, Tensor? bias, SymInt rows, Tensor run_entries, Tensor run_pointers, "
     "Tensor entries, Tensor pointers) -> Tensor",
     _eie_linear,
     lambda x, codebook, bias, rows, *arrays: x.new_empty(x.shape[0], rows),
-    _eie_linear_autograd,
+    recording("eie_linear", _EieLinear, 3),
 )
 define(
     "eie_linear_grad(Tensor grad_out, Tensor x, Tensor codebook, Tensor entries, Tensor pointers) -> (Tensor, Tensor)",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _native_vectors
-from ._library import below_autograd, define, records, unwatched
+from ._library import below_autograd, define, recording, records, unwatched
 
 BLOCK = _native_vectors.BLOCK
 
@@ -85,14 +85,6 @@ class _VectorConv(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = torch.ops.sparseconv.column_sum.default(grad)
         return grad_features, grad_values, grad_bias, *([None] * 10)
-
-
-def _vector_conv_autograd(features: Tensor, values: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    if records(features, values, bias):
-        result: Tensor = _VectorConv.apply(features, values, bias, *rest)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.vector_conv.default(features, values, bias, *rest)
 
 
 def vector_conv(features: Tensor, values: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -173,14 +165,6 @@ class _VectorBack(torch.autograd.Function):
         return grad_grad, grad_values, *([None] * 10)
 
 
-def _vector_back_autograd(grad: Tensor, values: Tensor, *rest: Any) -> Tensor:
-    if records(grad, values):
-        result: Tensor = _VectorBack.apply(grad, values, *rest)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.vector_back.default(grad, values, *rest)
-
-
 # --- the gradient of the weight --------------------------------------------------------------------------------------------
 
 
@@ -238,21 +222,13 @@ class _VectorOuter(torch.autograd.Function):
         return grad_features, grad_grad, *([None] * 8)
 
 
-def _vector_outer_autograd(features: Tensor, grad: Tensor, *rest: Any) -> Tensor:
-    if records(features, grad):
-        result: Tensor = _VectorOuter.apply(features, grad, *rest)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.vector_outer.default(features, grad, *rest)
-
-
 define(
     "vector_conv(Tensor features, Tensor values, Tensor? bias, Tensor offsets, Tensor channels, Tensor pairs, "
     "Tensor tap_offsets, Tensor? reverse_pairs, Tensor? reverse_offsets, SymInt n_out, SymInt c_out, int groups, "
     "bool reverse_flip) -> Tensor",
     _vector_conv,
     _vector_conv_fake,
-    _vector_conv_autograd,
+    recording("vector_conv", _VectorConv, 3),
 )
 define(
     "vector_back(Tensor grad, Tensor values, Tensor offsets, Tensor channels, Tensor reverse_pairs, "
@@ -260,12 +236,12 @@ define(
     "-> Tensor",
     _vector_back,
     _vector_back_fake,
-    _vector_back_autograd,
+    recording("vector_back", _VectorBack, 2),
 )
 define(
     "vector_outer(Tensor features, Tensor grad, Tensor offsets, Tensor channels, Tensor pairs, Tensor tap_offsets, "
     "Tensor? reverse_pairs, Tensor? reverse_offsets, int groups, bool reverse_flip) -> Tensor",
     _vector_outer,
     _vector_outer_fake,
-    _vector_outer_autograd,
+    recording("vector_outer", _VectorOuter, 2),
 )

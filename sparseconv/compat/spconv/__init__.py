@@ -3,7 +3,7 @@
 # ruff: noqa: F401, N811, A004
 """spconv 2.x on this engine: `import sparseconv.compat.spconv as spconv` in place of `import spconv.pytorch as spconv`."""
 
-from . import constants, conv, core, functional, hash, modules, pool, tables, utils
+from . import constants, conv, core, functional, hash, modules, ops, pool, tables, utils
 from .constants import VERSION as __version__
 from .constants import Activation, AlgoHint, ConvAlgo, SpconvError
 from .conv import (
@@ -11,7 +11,6 @@ from .conv import (
     SparseConv2d,
     SparseConv3d,
     SparseConv4d,
-    SparseConvolution,
     SparseConvTranspose1d,
     SparseConvTranspose2d,
     SparseConvTranspose3d,
@@ -25,6 +24,7 @@ from .conv import (
     SubMConv3d,
     SubMConv4d,
 )
+from .convolution import SparseConvolution
 from .core import IndiceData, SparseConvTensor
 from .modules import (
     Identity,

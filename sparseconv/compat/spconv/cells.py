@@ -35,21 +35,23 @@ class Cells:
     @staticmethod
     def of(indices: Tensor, spatial_shape: Sequence[int], batch_size: int) -> Cells:
         """The cells of an index array from outside; SpconvError for batch indices outside [0, batch_size)."""
-        coords = indices.contiguous()
-        if len(coords):
-            low, high = (int(v) for v in torch.aminmax(coords[:, 0]))
-            if low < 0 or high >= batch_size:
-                raise SpconvError(f"batch indices must lie in [0, {batch_size}), got {low} .. {high}")
         shape = tuple(spatial_shape)
         stride = (1,) * len(shape)
-        repeated = find_duplicate(coords)
+        sites = Sites(indices.contiguous(), stride, shape, batch_size)
+        bounds = sites.bounds
+        if bounds is None:  # no rows
+            return Cells(indices, sites)
+        low, high = bounds[: len(bounds) // 2], bounds[len(bounds) // 2 :]
+        if low[0] < 0 or high[0] >= batch_size:
+            raise SpconvError(f"batch indices must lie in [0, {batch_size}), got {low[0]} .. {high[0]}")
+        repeated = find_duplicate(sites.coords, (low, high))
         if repeated is None:
-            return Cells(indices, Sites(coords, stride, shape, batch_size))
+            return Cells(indices, sites)
         warnings.warn(
             f"SparseConvTensor: rows {repeated[0]} and {repeated[1]} of indices are the same cell; look-ups find the lowest row",
             stacklevel=2,
         )
-        unique, order, offsets = torch.ops.sparseconv.unique_coords(coords)
+        unique, order, offsets = torch.ops.sparseconv.unique_coords(sites.coords)
         cell_of_row = torch.empty_like(order)
         cell_of_row[order] = torch.arange(len(unique)).repeat_interleave(offsets.diff())
         return Cells(indices, Sites(unique, stride, shape, batch_size), order[offsets[:-1]], cell_of_row)

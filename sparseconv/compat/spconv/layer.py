@@ -51,8 +51,7 @@ def geometry_of(
 class MappedModule(SparseModule):
     """A layer with a kernel map."""
 
-    inverse = False
-    transposed = False
+    has_map = True  # False for a kernel of one cell, which is a product of the rows
 
     def __init__(
         self,
@@ -64,7 +63,8 @@ class MappedModule(SparseModule):
         output_padding: Any,
         *,
         subm: bool,
-        transposed: bool,
+        transposed: bool = False,
+        inverse: bool = False,
         indice_key: str | None,
         algo: Any,
         record_voxel_count: bool,
@@ -79,6 +79,7 @@ class MappedModule(SparseModule):
         self.output_padding = expand_nd(ndim, output_padding)
         self.subm = subm
         self.transposed = transposed
+        self.inverse = inverse
         self.indice_key = indice_key
         self.algo = ConvAlgo.Native if algo is None else algo
         self.record_voxel_count = record_voxel_count
@@ -245,7 +246,7 @@ class MappedModule(SparseModule):
         if self.name is None:
             raise ValueError(f"{type(self).__name__}: a tensor with benchmark=True needs layers with names")
         start = time.perf_counter()
-        data = self._find(x)
+        n_out = len(self._find(x).out_indices) if self.has_map else len(x.indices)
         found = time.perf_counter()
         out: SparseConvTensor = run()
         done = time.perf_counter()
@@ -263,5 +264,5 @@ class MappedModule(SparseModule):
         record["indice_gen_time"].append(found - start)
         record["time"].append(done - found)
         record["num_points"].append(x.features.shape[0])
-        record["num_out_points"].append(len(data.out_indices))
+        record["num_out_points"].append(n_out)
         return out

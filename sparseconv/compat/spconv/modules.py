@@ -30,7 +30,7 @@ def is_spconv_module(module: Any) -> bool:
 
 def is_sparse_conv(module: Any) -> bool:
     """Whether `module` is a convolution."""
-    from .conv import SparseConvolution
+    from .convolution import SparseConvolution
 
     return isinstance(module, SparseConvolution)
 

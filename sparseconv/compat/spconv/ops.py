@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import kernel_map
 from .cells import Cells
 from .constants import AlgoHint, ConvAlgo
+from .core import IndiceData
 from .functional import indice_conv, indice_maxpool
 from .layer import geometry_of
 
@@ -67,8 +67,6 @@ def get_indice_pairs(
     **_: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output indices int32 [M, 1 + D], pairs int32 [2, K, N] filled up with -1, and their numbers int32 [K]."""
-    from .core import IndiceData
-
     cells = Cells.of(indices, spatial_shape, batch_size)
     geometry = geometry_of(
         len(ksize), ksize, stride, padding, dilation, out_padding, subm=subm, transposed=transpose
@@ -91,4 +89,4 @@ def get_indice_pairs(
         Cells(out, sites),
         found,
     )
-    return out, data.indice_pairs, data.indice_pair_num.to(torch.int32)
+    return out, data.indice_pairs, data.indice_pair_num

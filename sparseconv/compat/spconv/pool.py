@@ -38,7 +38,6 @@ class _LocalPool(MappedModule):
             dilation,
             0,
             subm=subm,
-            transposed=False,
             indice_key=indice_key,
             algo=algo,
             record_voxel_count=record_voxel_count,
