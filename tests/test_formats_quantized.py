@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from strategies import close
 from torch import nn
-from weights import random_weight
+from weights import OPTIONS, OPTIONS_IDS, random_weight
 
 import sparseconv.nn as spnn
 from sparseconv.formats import (
@@ -27,14 +27,6 @@ from sparseconv.formats import (
 )
 from sparseconv.formats.quantized import lloyd
 
-OPTIONS: list[dict[str, Any]] = [
-    {"bits": 8},
-    {"bits": 8, "scale": "minmax"},
-    {"bits": 4},
-    {"bits": 4, "group_size": 5, "scale": "minmax"},
-    {"bits": 4, "codebook": True},
-]
-OPTIONS_IDS = ["8", "8-minmax", "4", "4-minmax-5", "codebook"]
 shapes = st.tuples(
     st.integers(1, 4), st.integers(1, 70), st.sampled_from([1, 2, 3, 15, 16, 17, 63, 64, 65, 128, 131])
 )

@@ -22,7 +22,7 @@ from sparseconv.pruning.verify import outputs_of
 from strategies import Case, cases, close, same_bits
 from timing import Budget
 from torch import nn
-from weights import random_weight
+from weights import OPTIONS, OPTIONS_IDS, random_weight
 from zoo import ZOO, create
 from zoo_base import sites
 
@@ -36,16 +36,6 @@ from sparseconv.formats import (
     to_dense,
 )
 from sparseconv.formats.swapping import refuses
-
-OPTIONS: list[dict[str, Any]] = [
-    {"bits": 8},
-    {"bits": 8, "scale": "minmax"},
-    {"bits": 4},
-    {"bits": 4, "group_size": 5, "scale": "minmax"},
-    {"bits": 4, "codebook": True},
-]
-OPTIONS_IDS = ["8", "8-minmax", "4", "4-minmax-5", "codebook"]
-
 
 # --- kernels ---------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+OPTIONS: list[dict[str, Any]] = [  # of quantization
+    {"bits": 8},
+    {"bits": 8, "scale": "minmax"},
+    {"bits": 4},
+    {"bits": 4, "group_size": 5, "scale": "minmax"},
+    {"bits": 4, "codebook": True},
+]
+OPTIONS_IDS = ["8", "8-minmax", "4", "4-minmax-5", "codebook"]
 
 
 def random_weight(shape: tuple[int, ...], seed: int = 0, density: float = 1.0) -> torch.Tensor:

@@ -48,9 +48,20 @@ class PackedLayer(nn.Module):
         """The decoded weight where a dense layer has its own and in its form, decoded at every look, for code that reads it."""
         return self.decoded().to(self.dense_dtype())
 
-    def check_parts(self) -> None:
-        """Raises ValueError where the packed weight is not valid; a subclass's own."""
+    @property
+    def packed(self) -> Any:
+        """The weight as it is stored, whose constructor raises ValueError where it is not valid; a subclass's own."""
         raise NotImplementedError
+
+    @property
+    def size_in_bits(self) -> int:
+        """Of the stored weight, exactly."""
+        size: int = self.packed.size_in_bits
+        return size
+
+    def check_parts(self) -> None:
+        """Raises ValueError where the packed weight is not valid."""
+        _ = self.packed
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = {name: getattr(self, name) for name in self.parts}

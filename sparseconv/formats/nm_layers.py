@@ -45,15 +45,6 @@ class _NM(PackedLayer):
         """The weight as it is stored."""
         return NMWeight(self._shape, self.n, self.m, self.values, self.metadata)
 
-    @property
-    def size_in_bits(self) -> int:
-        """Of the stored weight: values and metadata."""
-        return self.packed.size_in_bits
-
-    def check_parts(self) -> None:
-        """Raises ValueError for metadata that no weight has."""
-        _ = self.packed
-
     def decoded(self) -> Tensor:
         """The weight [K, C_in / groups, C_out] in the type of the values."""
         values, metadata, c_in = self.values, self.metadata, self._shape[1]

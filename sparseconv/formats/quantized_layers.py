@@ -47,15 +47,6 @@ class _Quantized(PackedLayer):
         """The weight as it is stored."""
         return QuantizedWeight(self._shape, self.bits, self.codes, self.scales, self.table, self.group_size)
 
-    @property
-    def size_in_bits(self) -> int:
-        """Of the weight: codes, scales and table."""
-        return self.packed.size_in_bits
-
-    def check_parts(self) -> None:
-        """Raises ValueError for scales or tables that are not finite."""
-        _ = self.packed
-
     def decoded(self) -> Tensor:
         """The weight [K, C_in / groups, C_out] in float32, exactly as the kernels use it."""
         return decode(self.codes, self.bits, self.table, self.scales, self.group_size, self._shape)

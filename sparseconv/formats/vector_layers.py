@@ -46,18 +46,9 @@ class _Vectors(PackedLayer):
         return VectorWeight(self._shape, self._groups, self.present, self.values.detach())
 
     @property
-    def size_in_bits(self) -> int:
-        """Of the stored weight: a bit for each row, 16 numbers for each stored one."""
-        return self.packed.size_in_bits
-
-    @property
     def density(self) -> float:
         """The share of rows that are stored."""
         return self.packed.density
-
-    def check_parts(self) -> None:
-        """Raises ValueError where values and present do not fit together."""
-        _ = self.packed
 
     def decoded(self) -> Tensor:
         """The dense weight [K, C_in / groups, C_out]."""
