@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import inspect
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from spconv_engines import engine, sorted_rows
 import sparseconv.compat.spconv as ours
 
 theirs = pytest.importorskip("spconv.pytorch", reason="spconv's wheel is not installed")
+core = importlib.import_module("spconv.pytorch.core")
 
 
 @pytest.fixture(autouse=True)
@@ -143,10 +145,58 @@ def test_signatures_are_the_wheels() -> None:
             assert list(inspect.signature(own).parameters) == list(inspect.signature(other).parameters), name
 
 
-def test_names_are_there() -> None:
-    wanted = [n for n in dir(theirs) if n[:1].isupper() and n not in ("Path", "Union")]
-    assert not [n for n in wanted if not hasattr(ours, n)]
+# What the wheel's modules have and the drop-in has not.
+LEFT_OUT = (
+    # its compiled core
+    "AllocKeys BoxOps ConvGemmOps CUDAKernelTimer ExternalAllocator InferenceOps SpconvOps ThrustSortAllocator TorchAllocator "
+    "TorchSpconvMatmul CONV CONV_CPP GEMM GEMM_CPP get_arch get_current_stream torch_tensor_to_tv maximum_value_int_ "
+    # the maps of its GPU algorithm; ours has one kind of map
+    "ImplicitGemmIndiceData "
+    # the inside of its autograd functions; `functional` has the functions over pairs
+    "SparseConvFunction SparseInverseConvFunction SparseMaxPoolFunction SubMConvFunction SparseImplicitGemmFunction "
+    "SparseAvgPoolImplicitGemmFunction SparseMaxPoolImplicitGemmFunction indice_conv_backward indice_maxpool_backward "
+    "fused_indice_conv global_pool_rearrange identity_decorator "
+    # its build and its debugging
+    "BOOST_ROOT CPU_ONLY_BUILD DISABLE_JIT EDITABLE_INSTALLED PACKAGE_NAME PYTORCH_VERSION TORCH_HAS_AMP is_amp_enabled "
+    "remove_dotdev remove_plus nullcontext spconv_save_debug_data main INT32_MAX DEBUG PrintCurrentTime PrintTensorMeta "
+    "NDIM_DONT_CARE DEFAULT_SPARSE_CONV_TYPES ALL_POOL_LAYERS ALL_WEIGHT_IS_KRSC FILTER_HWIO SAVED_WEIGHT_LAYOUT"
+).split()
+MODULES = ("", "functional", "utils", "tables", "hash", "modules", "conv", "pool", "core", "ops", "constants")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_are_there(module: str) -> None:
+    """Attribute by attribute; classes member by member."""
+    wheel, own = (
+        importlib.import_module(f"{base}.{module}".rstrip(".")) for base in ("spconv.pytorch", ours.__name__)
+    )
+    absent = []
+    for name, value in vars(wheel).items():
+        home = str(getattr(value, "__module__", None) or "spconv")
+        if name.startswith("_") or inspect.ismodule(value) or not home.startswith("spconv"):
+            continue
+        if not hasattr(own, name):
+            unseen = name in LEFT_OUT or "implicit_gemm" in name or name.startswith(("SPCONV_", "DEBUG_"))
+            absent += [] if unseen or (name, module) == ("HashTable", "functional") else [name]
+        elif inspect.isclass(value):
+            kept = {
+                *dir(getattr(own, name)),
+                *dir(torch.nn.Module),
+                "dequantize",
+                "q_scale",
+            }  # no quantised tensors
+            inside = ("densehashdata", "_static")  # of its voxel generators
+            absent += [
+                f"{name}.{m}" for m in dir(value) if m[0] != "_" and m not in kept and not m.endswith(inside)
+            ]
+    assert not absent
     assert ours.__version__ == "2.3.8"
+
+
+def test_scatter_puts_rows_into_zeros() -> None:
+    indices, rows = torch.tensor([[0, 1], [2, 0]]), torch.randn(2, 3)
+    expected = core.scatter_nd(indices, rows, [3, 2, 3])
+    assert torch.equal(ours.core.scatter_nd(indices, rows, [3, 2, 3]), expected)
 
 
 # --- keys, bad input, odd rows ----------------------------------------------------------------------------------------

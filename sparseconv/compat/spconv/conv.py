@@ -1,12 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: F401  names that networks import from here
+
 """spconv's convolutions by name; `convolution` says what they do. Arguments stand in spconv's order."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .constants import ConvAlgo
 from .convolution import SparseConvolution
+from .core import IndiceData, SparseConvTensor, expand_nd
+from .modules import SparseModule
 
 SparseConvolutionBase = SparseConvolution
 

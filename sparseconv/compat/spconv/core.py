@@ -228,3 +228,10 @@ def expand_nd(ndim: int, value: Any) -> list[int]:
     if len(values) != ndim:
         raise SpconvError(f"expected one number or {ndim}, got {value!r}")
     return values
+
+
+def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zeros of `shape` with `updates` at `indices` [..., axes], which lead; of equal indices any one counts."""
+    out = updates.new_zeros(tuple(shape))
+    out[tuple(indices.long().unbind(-1))] = updates
+    return out

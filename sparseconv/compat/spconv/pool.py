@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: A002
+# ruff: noqa: A002, F401  names that networks import from here
 
 """spconv's pooling: max(0, maximum), the mean of the present cells, and both over whole samples."""
 
@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ... import functional
-from .core import IndiceData, SparseConvTensor
+from .constants import ConvAlgo
+from .core import IndiceData, SparseConvTensor, expand_nd
 from .layer import MappedModule
 from .modules import SparseModule
 
