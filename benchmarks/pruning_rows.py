@@ -60,10 +60,10 @@ class Row:
 
 
 def one(granularity: str, stays: float, criterion: str = "taylor") -> tuple[Stage, ...]:
-    """Pruned in two goes, each half of the way in factors, fine-tuned after each."""
+    """Pruned in two goes, each half of the way in factors, fine-tuned a little after the first and long after the second."""
     return (
-        Stage(granularity, stays**0.5, criterion, 0.4),
-        Stage(granularity, stays**0.5, criterion, 0.6),
+        Stage(granularity, stays**0.5, criterion, 0.2),
+        Stage(granularity, stays**0.5, criterion, 0.8),
     )
 
 
@@ -75,11 +75,11 @@ def both(channels: float, offsets: float) -> tuple[Stage, ...]:
 DENSE = Row("dense", "dense")
 TUNED = Row("dense, trained on", "dense")
 PRUNED = (
-    Row("channels 1/2", "channels", one("channels", 1 / 2)),
     Row("channels 1/4", "channels", one("channels", 1 / 4)),
+    Row("channels 1/5", "channels", one("channels", 1 / 5)),
     Row("channels 1/6", "channels", one("channels", 1 / 6)),
+    Row("channels 1/8", "channels", one("channels", 1 / 8)),
     Row("offsets shared 1/2", "offsets", one("offsets shared", 1 / 2)),
-    Row("offsets shared 1/3", "offsets", one("offsets shared", 1 / 3)),
     Row("offsets per layer 1/2", "offsets per layer", one("offsets", 1 / 2)),
     Row("channels 1/4 + offsets 2/3", "channels + offsets", both(1 / 4, 2 / 3)),
     Row("vectors 1/2", "vectors", (Stage("vectors", 1 / 2, "magnitude"),)),

@@ -411,3 +411,24 @@ def test_install_stands_in_for_the_engine() -> None:
         install("spconv")  # the wheel is, here
     with pytest.raises(ValueError, match="spconv"):
         install("torchsparse")
+
+
+def test_what_is_left_out_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="quantised layers are left out"):
+        _ = ours.quantization.get_default_spconv_qconfig_mapping
+    with pytest.raises(NotImplementedError, match="box operations"):
+        ours.utils.rbbox_iou()
+
+
+def test_sync_batch_norm_is_batch_norm_in_one_process() -> None:
+    x = tensor()
+    plain, synced = ours.SparseBatchNorm(3), ours.SparseSyncBatchNorm(3)
+    for _ in range(2):
+        assert torch.equal(plain(x).features, synced(x).features)
+    assert torch.equal(plain.running_mean, synced.running_mean)
+    assert torch.equal(plain.eval()(x).features, synced.eval()(x).features)
+    network = ours.SparseSequential(ours.SubMConv3d(3, 4, 3), torch.nn.BatchNorm1d(4), torch.nn.ReLU())
+    expected = network(x).features
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert isinstance(converted[1], torch.nn.SyncBatchNorm)
+    assert torch.equal(converted(x).features, expected)
