@@ -46,7 +46,7 @@ help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 # Where other programs hold a core, GNU OpenMP's threads wait for each other by spinning on the only one left, milliseconds at each of
-# hundreds of steps. Fewer turns before they sleep cost an idle machine little (docs/benchmarks.md).
+# hundreds of steps. Fewer turns before they sleep cost an idle machine a tenth (docs/benchmarks.md).
 demo test: export GOMP_SPINCOUNT := $(or $(GOMP_SPINCOUNT),1000)
 
 demo: setup  ## Simulate scans, train a small network, label scans; SCAN=file labels a real one
@@ -67,7 +67,7 @@ format: $(STAMPS)/dev  ## Format everything in place
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
 bench: setup-dev  ## Measure beside spconv on simulated and real scans, about 12 minutes; BENCH_ARGS=--quick takes one
-	$(PY) benchmarks/throughput.py $(if $(SCAN),--scan "$(SCAN)") --output benchmarks/results $(BENCH_ARGS)
+	$(PY) benchmarks/throughput.py --via spconv-api $(if $(SCAN),--scan "$(SCAN)") --output benchmarks/results $(BENCH_ARGS)
 
 bench-native: setup-dev $(if $(SCAN),,build/simulated.bin)  ## Measure the kernels without Python; SCAN=file.bin on a real scan
 	$(PY) setup.py -q build_tools

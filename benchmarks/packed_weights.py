@@ -22,7 +22,15 @@ from torch import nn
 
 import sparseconv
 import sparseconv.nn as snn
-from sparseconv.formats import NMConv, NMLinear, QuantizedConv, QuantizedLinear, nm_mask, quantize_weight
+from sparseconv.formats import (
+    NMConv,
+    NMLinear,
+    QuantizedConv,
+    QuantizedLinear,
+    nm_mask,
+    quantize_weight,
+    vector_mask,
+)
 
 FORMATS: dict[str, dict[str, Any]] = {
     "8 bits": {"bits": 8},
@@ -68,6 +76,9 @@ def conv_rows(scans: list[Scan], channels: Iterable[int], budget: Budget) -> Ite
             sparse = snn.SubMConv3d(c, c, 3)
             sparse.weight.data = torch.where(nm_mask(sparse.weight), sparse.weight, 0)
             layers["2:4"] = NMConv(sparse)
+            rows = snn.SubMConv3d(c, c, 3)
+            rows.weight.data = torch.where(vector_mask(rows.weight, 2, 4), rows.weight, 0)
+            layers["2:4, masks shared by 16 outputs"] = NMConv(rows, kernel="vectors")
             bits = {k: v.size_in_bits for k, v in layers.items() if k != FLOAT}
             bits[FLOAT] = dense.weight.numel() * 32  # type: ignore[assignment]
             tasks = {label: Task(_call(layer, x)) for label, layer in layers.items()}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Usage: python benchmarks/pruning.py [--seeds 3] [--minutes 100] [--rows "channels 1/2"] [--quick] ...
+"""Usage: python benchmarks/pruning.py [--seeds 3] [--minutes 100] [--rows "channels 1/4"] [--quick] ...
 
 Trains a dense MinkUNet18 on simulated sweeps, prunes it in several ways, and holds each pruned network against the dense one
 and against dense networks of the same speed. Ctrl-C stops it; the same command goes on. docs/benchmarks.md says how to read the

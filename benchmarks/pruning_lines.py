@@ -13,7 +13,9 @@ from pruning_measure import Measured, mean_gain, mean_milliseconds
 from pruning_rows import DENSE, TUNED, Row, Workshop
 from pruning_score import Interval, dense_at, miou, ratio
 from pruning_timing import Gain
+from torch import Tensor
 
+GAINS = ("whole", "fused", "half", "deployed", "convolutions", "wide", "narrow")
 PAYS, LEVEL, LOSES = "yes", "not told apart", "no"
 
 
@@ -29,19 +31,21 @@ class Line:
     parameters: int
     nonzero: int
     milliseconds: float  # end to end, mean over sweeps, one thread
+    half_milliseconds: float  # the same, fused and in bfloat16
     gains: dict[str, Gain | None]  # geometric means over sweeps, by "<what>, <threads>"
     of_dense: Interval
     of_trained_on: Interval | None
     by_seed: list[Interval]
+    half_of_dense: Interval  # this network fused and in bfloat16 over the dense one in float32
+    half_of_trained_on: Interval | None
     baseline: str = ""  # the dense network of the same speed, or how its mIoU was found
     baseline_miou: float | None = None
     of_baseline: Interval | None = None
     pays: str = ""
 
-    @property
-    def speedup(self) -> float:
-        """End to end, one thread, over the dense network."""
-        gain = self.gains["whole, 1"]
+    def speedup(self, what: str = "whole") -> float:
+        """End to end, one thread, over the dense network; `what`: named as in `Measured`."""
+        gain = self.gains[f"{what}, 1"]
         return gain.faster.median if gain is not None else math.nan
 
 
@@ -58,9 +62,17 @@ def make_lines(
         dense = [shop.confusion(DENSE, s) for s in have]
         trained = [s for s in have if shop.finished(TUNED, s)]
         records = [shop.record(row, s) for s in have]
+        half = [shop.half_confusion(row, s) for s in have]
+
+        def of_trained_on(
+            confusions: list[Tensor], have: list[int] = have, trained: list[int] = trained
+        ) -> Interval | None:
+            chosen = [c for c, s in zip(confusions, have, strict=True) if s in trained]
+            return ratio(chosen, [shop.confusion(TUNED, s) for s in trained], resamples) if trained else None
+
         gains = {
             f"{what}, {threads}": mean_gain(measured, row.name, what, threads)
-            for what in ("whole", "fused", "convolutions", "wide", "narrow")
+            for what in GAINS
             for threads in (1, 2)
         }
         lines.append(
@@ -73,16 +85,13 @@ def make_lines(
                 records[0]["parameters"],
                 records[0]["nonzero"],
                 mean_milliseconds(measured, row.name),
+                mean_milliseconds(measured, row.name, "half_milliseconds"),
                 gains,
                 ratio(mine, dense, resamples),
-                ratio(
-                    [c for c, s in zip(mine, have, strict=True) if s in trained],
-                    [shop.confusion(TUNED, s) for s in trained],
-                    resamples,
-                )
-                if trained
-                else None,
+                of_trained_on(mine),
                 [ratio([a], [b], resamples) for a, b in zip(mine, dense, strict=True)],
+                ratio(half, dense, resamples),
+                of_trained_on(half),
             )
         )
     return lines

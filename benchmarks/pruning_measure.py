@@ -10,6 +10,7 @@ from statistics import geometric_mean
 
 import torch
 from pruning_timing import DENSE, Gain, Work, convolutions, end_to_end, layer_gain, work_of
+from pruning_training import Halved
 from timing import Spread, ratios
 from torch import nn
 from tqdm import tqdm
@@ -18,6 +19,7 @@ import sparseconv
 from sparseconv import SparseTensor
 
 THREADS = (1, 2)
+WHOLE, FUSED, HALF = "as trained", "fused", "fused in bfloat16"
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Measured:
     """One network on one sweep with one number of threads; the gains are over the dense network.
 
     Attributes:
-        milliseconds: end to end, maps included; of the fused network in `fused_milliseconds`.
-        whole: end to end; `fused` where both networks are fused.
+        milliseconds: end to end, maps included; of the fused network in `fused_milliseconds`, fused and in bfloat16 in
+            `half_milliseconds`.
+        whole: end to end; `fused` where both networks are fused, `half` where both are fused and in bfloat16.
+        deployed: this network fused and in bfloat16 over the dense one as it was trained, in float32.
         convolutions: all convolution layers alone, maps at hand; wide, those that keep 32 channels or more on both sides; narrow,
             the others.
         macs: of the convolution layers.
@@ -38,8 +42,11 @@ class Measured:
     threads: int
     milliseconds: Spread
     fused_milliseconds: Spread
+    half_milliseconds: Spread
     whole: Gain
     fused: Gain
+    half: Gain
+    deployed: Gain
     convolutions: Gain | None
     wide: Gain | None
     narrow: Gain | None
@@ -51,7 +58,11 @@ def measure(
 ) -> list[Measured]:
     """Times the networks, `DENSE` among them, interleaved; one thread and two."""
     found = []
-    fused = {name: sparseconv.fuse(network.eval()) for name, network in networks.items()}
+    forms: dict[tuple[str, str], nn.Module] = {}
+    for name, network in networks.items():
+        forms[WHOLE, name] = network.eval()
+        forms[FUSED, name] = sparseconv.fuse(network)
+        forms[HALF, name] = Halved(network)
     before = torch.get_num_threads()
     with tqdm(total=len(THREADS) * len(sweeps), desc="timing", unit="sweep") as bar:
         try:
@@ -59,7 +70,7 @@ def measure(
                 work = {name: work_of(network, x) for name, network in networks.items()}
                 for threads in THREADS:
                     torch.set_num_threads(threads)
-                    found += _measure(networks, fused, work, scan, x, rounds)
+                    found += _measure(networks, forms, work, scan, x, rounds)
                     bar.update()
         finally:
             torch.set_num_threads(before)
@@ -68,28 +79,38 @@ def measure(
 
 def _measure(
     networks: Mapping[str, nn.Module],
-    fused: Mapping[str, nn.Module],
+    forms: Mapping[tuple[str, str], nn.Module],
     work: Mapping[str, Mapping[str, Work]],
     scan: str,
     x: SparseTensor,
     rounds: int,
 ) -> list[Measured]:
     macs = {name: sum(w.macs for w in layers.values()) for name, layers in work.items()}
-    whole, whole_fused = end_to_end(networks, x, rounds), end_to_end(fused, x, rounds)
+    timings = end_to_end({" ".join(form): network for form, network in forms.items()}, x, rounds)
     seconds = convolutions(networks, x, rounds)
     found = []
     for name in networks:
         fewer = macs[DENSE] / max(macs[name], 1.0)
+
+        def gain(form: str, of_dense: str, name: str = name, fewer: float = fewer) -> Gain:
+            return Gain(ratios(timings, f"{of_dense} {DENSE}", f"{form} {name}"), fewer)
+
+        def milliseconds(form: str, name: str = name) -> Spread:
+            return Spread.of(timings.seconds[f"{form} {name}"]).scaled(1e3)
+
         found.append(
             Measured(
                 name,
                 scan,
                 len(x.coords),
                 torch.get_num_threads(),
-                Spread.of(whole.seconds[name]).scaled(1e3),
-                Spread.of(whole_fused.seconds[name]).scaled(1e3),
-                Gain(ratios(whole, DENSE, name), fewer),
-                Gain(ratios(whole_fused, DENSE, name), fewer),
+                milliseconds(WHOLE),
+                milliseconds(FUSED),
+                milliseconds(HALF),
+                gain(WHOLE, WHOLE),
+                gain(FUSED, FUSED),
+                gain(HALF, HALF),
+                gain(HALF, WHOLE),
                 layer_gain(seconds, work, name, lambda _: True),
                 layer_gain(seconds, work, name, lambda w: w.wide),
                 layer_gain(seconds, work, name, lambda w: not w.wide),
@@ -112,7 +133,9 @@ def mean_gain(measured: list[Measured], network: str, what: str, threads: int = 
     return Gain(faster, geometric_mean(g.fewer for g in gains))
 
 
-def mean_milliseconds(measured: list[Measured], network: str, threads: int = 1) -> float:
-    """The mean over sweeps of a network's median time end to end."""
-    times = [m.milliseconds.median for m in measured if m.network == network and m.threads == threads]
+def mean_milliseconds(measured: list[Measured], network: str, what: str = "milliseconds") -> float:
+    """The mean over sweeps of a network's median time end to end, one thread; `what`: named as in `Measured`."""
+    times: list[float] = [
+        getattr(m, what).median for m in measured if m.network == network and m.threads == 1
+    ]
     return sum(times) / len(times)

@@ -21,7 +21,7 @@ def draw(lines: list[Line], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(figsize=(9, 6))
     for kind, group in grouped(lines).items():
-        places = [line.speedup for line in group]
+        places = [line.speedup() for line in group]
         values = [100 * line.of_dense.value for line in group]
         error = [
             [100 * (line.of_dense.value - line.of_dense.low) for line in group],
@@ -42,7 +42,7 @@ def draw(lines: list[Line], path: Path) -> None:
             name = line.row.name.removeprefix("dense ")
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=7)
     joined = sorted(
-        (line.speedup, 100 * line.of_dense.value) for line in lines if line.row == TUNED or line.row.beside
+        (line.speedup(), 100 * line.of_dense.value) for line in lines if line.row == TUNED or line.row.beside
     )
     axes.plot([x for x, _ in joined], [y for _, y in joined], color="black", linewidth=0.8, linestyle=":")
     axes.axhline(100 * HOLDS, color="grey", linewidth=0.8)

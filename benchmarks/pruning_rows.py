@@ -17,7 +17,7 @@ import torch
 from pruning_score import ious, miou
 from pruning_settings import Task, as_plain
 from pruning_task import class_weights, rank_batches, test_batches, training_batches
-from pruning_training import Course, Loss, confusions, forward, make_loss, make_network, train
+from pruning_training import Course, Halved, Loss, confusions, forward, make_loss, make_network, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sparseconv.pruning import Plan
 
 RECORD, WEIGHTS, CONFUSION, PLAN = "row.json", "weights.safetensors", "confusion.safetensors", "plan.json"
+HALF_CONFUSION = "confusion-bfloat16.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ class Row:
 
 
 def one(granularity: str, stays: float, criterion: str = "taylor") -> tuple[Stage, ...]:
-    """Pruned in two goes, each half of the way in factors, fine-tuned after each."""
+    """Pruned in two goes, each half of the way in factors, fine-tuned a little after the first and long after the second."""
     return (
-        Stage(granularity, stays**0.5, criterion, 0.4),
-        Stage(granularity, stays**0.5, criterion, 0.6),
+        Stage(granularity, stays**0.5, criterion, 0.2),
+        Stage(granularity, stays**0.5, criterion, 0.8),
     )
 
 
@@ -74,11 +75,11 @@ def both(channels: float, offsets: float) -> tuple[Stage, ...]:
 DENSE = Row("dense", "dense")
 TUNED = Row("dense, trained on", "dense")
 PRUNED = (
-    Row("channels 1/2", "channels", one("channels", 1 / 2)),
     Row("channels 1/4", "channels", one("channels", 1 / 4)),
+    Row("channels 1/5", "channels", one("channels", 1 / 5)),
     Row("channels 1/6", "channels", one("channels", 1 / 6)),
+    Row("channels 1/8", "channels", one("channels", 1 / 8)),
     Row("offsets shared 1/2", "offsets", one("offsets shared", 1 / 2)),
-    Row("offsets shared 1/3", "offsets", one("offsets shared", 1 / 3)),
     Row("offsets per layer 1/2", "offsets per layer", one("offsets", 1 / 2)),
     Row("channels 1/4 + offsets 2/3", "channels + offsets", both(1 / 4, 2 / 3)),
     Row("vectors 1/2", "vectors", (Stage("vectors", 1 / 2, "magnitude"),)),
@@ -134,6 +135,17 @@ class Workshop:
     def confusion(self, row: Row, seed: int) -> Tensor:
         """Confusion matrices of a finished row, int64 `[scans, truth, label]`."""
         return load_file(self.folder(row, seed) / CONFUSION)["confusion"].long()
+
+    def half_confusion(self, row: Row, seed: int) -> Tensor:
+        """The same of its network fused and in bfloat16; judged when first asked for, and kept."""
+        path = self.folder(row, seed) / HALF_CONFUSION
+        if not path.exists():
+            found = confusions(
+                Halved(self.network(row, seed)), test_batches(self.task, self.sweeps), self.task.test_sweeps
+            )
+            save_file({"confusion": found.int()}, part := path.with_suffix(".part"))
+            os.replace(part, path)
+        return load_file(path)["confusion"].long()
 
     def network(self, row: Row, seed: int) -> nn.Module:
         """A finished row's network: a new one, its plan, its weights."""

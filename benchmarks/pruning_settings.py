@@ -18,13 +18,13 @@ class Task:
     width: float = 1.0  # channels of the dense MinkUNet18, relative to the published network
     voxel: float = 0.2  # metres
     train_sweeps: int = 160  # simulated, of each its front and its back half
-    test_sweeps: int = 208  # simulated, each in a street of its own, of each one half
+    test_sweeps: int = 416  # simulated, each in a street of its own, of each one half
     dense_steps: int = 1200
-    tune_steps: int = 300
+    tune_steps: int = 360
     batch: int = 1  # half sweeps a step, of about 15,000 voxels each
     lr: float = 3e-3
     tune_lr: float = 1e-3  # of the dense network that goes on
-    prune_lr: float = 2e-3  # of pruned networks
+    prune_lr: float = 3e-3  # of pruned networks
     distil: float = 1.0  # weight of the dense network's scores in fine-tuning, and in the last steps of baselines; 0 = without
     decay: float = 0.01
     rank_scans: int = 16  # half sweeps of training that criteria see

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from sparseconv import SparseTensor, fuse
 from sparseconv import datasets as ds
 from sparseconv.models import MinkUNet18
 
@@ -31,6 +32,19 @@ def forward(network: nn.Module, batch: ds.Batch) -> Tensor:
     """Class scores `[voxels, classes]`."""
     scores: Tensor = network(batch.tensor).features
     return scores
+
+
+class Halved(nn.Module):
+    """A fused copy of a network in bfloat16, on float32 features and with float32 scores."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = fuse(network.eval()).bfloat16()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """The network's scores."""
+        y: SparseTensor = self.network(x.to(torch.bfloat16))
+        return y.to(torch.float32)
 
 
 def make_loss(weights: Tensor) -> Loss:

@@ -15,6 +15,7 @@ from timing import Budget
 
 SUITES = ("maps", "conv", "network", "fc")
 PEERS = ("spconv", "torch", "dense", "minkowski")
+VIA = ("layers", "spconv-api")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -31,6 +32,7 @@ class Settings:
     threads: int
     options: Options
     against: tuple[str, ...]
+    via: str
     budget: Budget
     quick: bool
     machine: str | None
@@ -48,6 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     add = parser.add_argument
     add("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all there are")
+    add("--suite", action="append", default=[], metavar="SUITE", help="the same as an option, repeatable")
     add(
         "--scan",
         action="append",
@@ -76,6 +79,12 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         metavar="LIST",
         help=f"of {','.join(PEERS)}, or none (default %(default)s)",
     )
+    add(
+        "--via",
+        default=VIA[0],
+        choices=VIA,
+        help="network: spconv-api adds the networks as written for spconv, on sparseconv.compat.spconv",
+    )
     add("--repeats", type=int, default=11, help="at most so many rounds of each measurement (default 11)")
     add(
         "--seconds",
@@ -96,12 +105,10 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     given = parser.parse_args(arguments)
 
-    suites = tuple(given.suites) or tuple(s for s in SUITES if s != "fc")
+    suites = (*given.suites, *given.suite) or SUITES
     for suite in suites:
         if suite not in SUITES:
             parser.error(f"suites are {', '.join(SUITES)}, got {suite!r}")
-        if suite == "fc":
-            parser.error("suite fc: not yet, it comes with the sparse fully connected layers")
     against = () if given.against == "none" else tuple(given.against.split(","))
     for peer in against:
         if peer not in PEERS:
@@ -129,6 +136,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         threads=given.threads,
         options=Options(given.device, DTYPES[given.dtype]),
         against=against,
+        via=given.via,
         budget=budget,
         quick=given.quick,
         machine=given.machine,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import spconv_networks
 import torch
 from checks import TOLERANCE_BFLOAT16
 from engines import lexicographic
@@ -20,6 +21,7 @@ from timing import Task, interleave
 from torch import Tensor, nn
 
 import sparseconv
+import sparseconv.compat.spconv
 
 CHANNELS = 4  # of a voxel: x, y, z, remission
 CLASSES = 20
@@ -28,6 +30,7 @@ CLASSES = 20
 TOLERANCE_OUTPUT = 1e-4
 TOLERANCE_GRADIENT = 2e-2
 FUSED, NARROW = f"{OURS} fused", f"{OURS} fused, bfloat16"
+VIA = f"{OURS} by spconv's API"
 
 
 @dataclass
@@ -73,7 +76,7 @@ def run(scans: list[Scan], engines: list[str], settings: Settings, report: Repor
 
 
 def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]:
-    """The network on our engine and, where it is measured, on spconv with the same weights."""
+    """The network on our engine and, where they are measured, as written for spconv, with the same weights."""
     torch.manual_seed(0)
     coords, shape = cells_for(name, scan)
     features = torch.randn(len(coords), CHANNELS)
@@ -93,22 +96,26 @@ def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]
     fused = sparseconv.fuse(copy.deepcopy(ours).eval())
     networks[FUSED] = Network(fused, call_ours)
     networks[NARROW] = Network(copy.deepcopy(fused).bfloat16(), call_ours)
+    packages: dict[str, Any] = {}
+    if VIA in engines:
+        packages[VIA] = sparseconv.compat.spconv
     if "spconv" in engines:
-        import spconv.pytorch as spconv
-        import spconv_networks
+        import spconv.pytorch
 
+        packages["spconv"] = spconv.pytorch
+    for engine, package in packages.items():
         theirs: nn.Module
         if name == "MinkUNet18":
-            theirs = spconv_networks.MinkUNet18(CHANNELS, CLASSES)
+            theirs = spconv_networks.MinkUNet18(package, CHANNELS, CLASSES)
         else:
-            theirs = spconv_networks.VoxelBackbone8x(CHANNELS)
+            theirs = spconv_networks.VoxelBackbone8x(package, CHANNELS)
         theirs.load_state_dict(sparseconv.convert.state_dict_to("spconv", ours))
 
-        def call_theirs(module: nn.Module) -> tuple[Tensor, Tensor]:
-            out: Any = module(spconv.SparseConvTensor(features, coords, list(shape), 1))
+        def call_theirs(module: nn.Module, package: Any = package) -> tuple[Tensor, Tensor]:
+            out: Any = module(package.SparseConvTensor(features, coords, list(shape), 1))
             return out.features, out.indices
 
-        networks["spconv"] = Network(theirs, call_theirs)
+        networks[engine] = Network(theirs, call_theirs)
     return networks
 
 
@@ -146,7 +153,8 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
     case = f"{scan.label}, {name}"
     ours = networks[OURS]
     expected_out = _sorted_output(ours)
-    expected = gradients(ours) if "spconv" in networks else {}
+    written_for_spconv = [engine for engine in (VIA, "spconv") if engine in networks]
+    expected = gradients(ours) if written_for_spconv else {}
     good = [OURS]
     for engine, network in networks.items():
         if engine == OURS:
@@ -154,7 +162,7 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
         error = distance(_sorted_output(network).to(expected_out.dtype), expected_out)
         allowed = TOLERANCE_BFLOAT16 if engine == NARROW else TOLERANCE_OUTPUT
         right = report.check(Check(case, engine, "output, relative norm", error, allowed))
-        if engine == "spconv":
+        if engine in written_for_spconv:
             found = sparseconv.convert.state_dict_from("spconv", gradients(network), ours.module)
             flat = [torch.cat([g[n].flatten() for n in expected]) for g in (found, expected)]
             error = distance(flat[0], flat[1])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Usage: python benchmarks/throughput.py [maps] [conv] [network] [--scan PATH@0.05] [--against spconv,torch] ...
+"""Usage: python benchmarks/throughput.py [maps] [conv] [network] [fc] [--scan PATH@0.05] [--against spconv,torch] ...
 
 Measures this package beside other engines. `--help` names the options; docs/benchmarks.md says how to read the results.
 """
@@ -18,6 +18,7 @@ import memory
 import overhead
 import scaling
 import suite_conv
+import suite_fc
 import suite_maps
 import suite_network
 import torch
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> Report:
             f"throughput.py: the core runs on the CPU only, got --device {settings.options.device}"
         )
     engines, missing = load_engines(settings)
-    scans = load_scans(settings)
+    scans = [] if settings.suites == ("fc",) else load_scans(settings)
     machine = describe(settings.machine, {e.name: e.version() for e in engines})
     report = Report(machine, {**as_plain(settings), "scans": [s.label for s in scans]})
     for sentence in missing:
@@ -113,8 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> Report:
         overhead.run(names, settings, report)
         memory.run(scans, names, settings, report)
     if "network" in settings.suites:
-        suite_network.run(scans, names, settings, report)
-    if "spconv" in names:
+        via = [suite_network.VIA] if settings.via == "spconv-api" else []
+        suite_network.run(scans, [*via, *names], settings, report)
+    if "fc" in settings.suites:
+        suite_fc.run(settings, report)
+    if "spconv" in names and scans:
         check_spconv_threads(scans, report)
     report.machine["load_after"] = round(os.getloadavg()[0], 2)
     say_whether_idle(report)

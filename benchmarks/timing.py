@@ -78,8 +78,11 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def interleave(tasks: Mapping[str, Task], budget: Budget, *, warmup: int = 1) -> Timings:
-    """Times the tasks in rounds; garbage is collected between rounds and never during a run."""
+def interleave(tasks: Mapping[str, Task], budget: Budget, *, warmup: int = 1, again: bool = True) -> Timings:
+    """Times the tasks in rounds; garbage is collected between rounds and never during a run.
+
+    again=False: a turn is one run, also of a short task: for what finds its data in memory where it is used, too.
+    """
     timings = Timings({name: [] for name in tasks}, cold={name: [] for name in tasks})
     for _ in range(warmup):
         for task in tasks.values():
@@ -94,7 +97,7 @@ def interleave(tasks: Mapping[str, Task], budget: Budget, *, warmup: int = 1) ->
             gc.collect(0)
             for name, task in tasks.items():
                 cold, figure = _run(task)
-                seconds, figure = _run(task) if cold < SHORT else (cold, figure)
+                seconds, figure = _run(task) if again and cold < SHORT else (cold, figure)
                 timings.cold[name].append(cold)
                 timings.seconds[name].append(seconds)
                 timings.order.append(name)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import SparseTensor
 from .. import nn as snn
-from .calls import CONV, LINEAR, Call, Forward, call, evaluating
+from .calls import CONV, FLAT, LINEAR, Call, Forward, call, evaluating
 from .channel_ids import ChannelIds
 from .coupling import channel_groups
 from .follow import Axes, ChannelFollower, tensors_in
@@ -31,12 +31,14 @@ class Layer:
     Attributes:
         name: of the module.
         weight: of the parameter.
-        kind: "conv", "linear" or "dense".
+        kind: "conv", "linear", "dense" or "flat".
         macs: multiply-accumulates per scan.
         pairs: float64 [K], pairs of each tap per scan; None unless kind is "conv".
         rows: output rows per scan.
         groups: of the channels.
         transposed: the weight is [C_in, C_out] (linear, as in x @ W) or [C_in, C_out / g, *k] (a dense transposed convolution).
+        ndim: axes of the weight where a convolution keeps it as spconv does, [C_out, *k, C_in]; 0 for [K, C_in / g, C_out].
+        shape: what the weight of a "flat" product is read as.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Layer:
     pairs: Tensor | None = None
     rows: float = 0.0
     transposed: bool = False
+    ndim: int = 0
+    shape: tuple[int, ...] = ()
 
 
 @dataclass
@@ -96,7 +100,16 @@ def analyze(
         layer = result.layers.get(seen.name)
         if layer is None:
             name = seen.name.rpartition(".")[0] or seen.name
-            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.transposed)
+            ndim = tensor_of(model, seen.name).ndim if seen.channels_first else 0
+            layer = Layer(
+                name,
+                seen.name,
+                seen.kind,
+                seen.groups,
+                transposed=seen.transposed,
+                ndim=ndim,
+                shape=seen.shape,
+            )
             result.layers[seen.name] = layer
         layer.macs += seen.macs / len(scans)
         layer.rows += seen.out[:, 0].numel() / len(scans)
@@ -161,7 +174,7 @@ def is_empty(scan: Any) -> bool:
 
 def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
     for x in scan if isinstance(scan, tuple) else (scan,):
-        features = x.features if isinstance(x, SparseTensor) else x
+        features = x if isinstance(x, Tensor) else getattr(x, "features", None)
         if isinstance(features, Tensor) and features.ndim > 1:
             follower.carry(
                 features, [None, follower.foreign(features.shape[1]), *[None] * (features.ndim - 2)]
@@ -179,16 +192,20 @@ def _costs(model: nn.Module, layers: Iterable[Layer]) -> dict[tuple[str, int], f
 
 
 def axes_of(layer: Layer) -> tuple[int, int]:
-    """The axes of a layer's weight that read and make channels."""
+    """The axes of a layer's weight that read and make channels; (-1, -1) where none do."""
+    if layer.kind == FLAT:
+        return -1, -1
     if layer.kind == CONV:
-        return 1, 2
+        return (layer.ndim - 1, 0) if layer.ndim else (1, 2)
     return (0, 1) if layer.transposed else (1, 0)
 
 
 def canonical(layer: Layer, x: Tensor) -> Tensor:
-    """A view of a weight (or of something of its shape) as [K, C_in / g, C_out]."""
+    """A weight (or something of its shape) as [K, C_in / g, C_out]."""
+    if layer.kind == FLAT:
+        return x.reshape(1, *layer.shape)
     if layer.kind == CONV:
-        return x
+        return x.flatten(1, -2).permute(1, 2, 0) if layer.ndim else x
     if layer.kind == LINEAR:
         return (x if layer.transposed else x.t())[None]
     reads, makes = axes_of(layer)
@@ -197,8 +214,10 @@ def canonical(layer: Layer, x: Tensor) -> Tensor:
 
 def from_canonical(layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
     """Back to the weight's own shape."""
+    if layer.kind == FLAT:
+        return x.reshape(shape)
     if layer.kind == CONV:
-        return x
+        return x.permute(2, 0, 1).reshape(shape) if layer.ndim else x
     if layer.kind == LINEAR:
         return x[0] if layer.transposed else x[0].t()
     reads, makes = axes_of(layer)
@@ -225,7 +244,8 @@ class _Maps:
     def _hook(self, name: str) -> Any:
         def note(layer: Any, args: Any, kwargs: Any, out: Any) -> None:
             x = args[0] if args else kwargs["x"]
-            ends = (x.coords, out.coords)
+            # A network written for spconv hands spconv's tensors to our layers: their coordinates are called indices.
+            ends = tuple(t.coords if isinstance(t, SparseTensor) else t.indices for t in (x, out))
             self._alive += ends
             geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.submanifold)
             users = self._users.setdefault((frozenset(map(id, ends)), geometry), [])

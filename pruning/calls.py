@@ -25,7 +25,7 @@ _VIEWS = frozenset(
     "aten::t aten::transpose aten::permute aten::detach aten::alias aten::view aten::_to_copy aten::contiguous "
     "aten::clone aten::unsqueeze aten::squeeze aten::_unsafe_view aten::select".split()
 )
-CONV, LINEAR, DENSE = "conv", "linear", "dense"
+CONV, LINEAR, DENSE, FLAT = "conv", "linear", "dense", "flat"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Call:
 
     Attributes:
         name: the weight's name in the model, such as "stem.0.weight".
-        kind: "conv" (weight [K, C_in / g, C_out]), "linear" ([C_out, C_in], or its transpose) or "dense" (torch's convolutions).
+        kind: "conv" (weight [K, C_in / g, C_out]), "linear" ([C_out, C_in], or its transpose), "dense" (torch's convolutions) or
+            "flat" (a product with a weight's buffer read as [C_in, C_out], whatever its shape: spconv's kernels of one cell).
         features: what is multiplied, [n_in, C_in] (dense: [B, C_in, *shape]).
         out: the result, [n_out, C_out] (dense: [B, C_out, *shape]).
         pairs, tap_offsets: of the kernel map, int32 [P, 2] and int64 [K + 1]; None unless kind is "conv".
@@ -42,6 +43,8 @@ class Call:
         macs: multiply-accumulates, exact: the sum over taps of pairs * C_in * C_out / groups.
         window: of a dense convolution: (stride, padding, dilation, transposed, output_padding); None for other kinds.
         transposed: the weight of a product is [C_in, C_out], as in x @ W; of a dense convolution [C_in, C_out / g, *k].
+        channels_first: the weight of a "conv" is [C_out, *k, C_in], as spconv's layers keep it.
+        shape: of the weight as it was multiplied by.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Call:
     macs: int
     window: tuple[Any, ...] | None = None
     transposed: bool = False
+    channels_first: bool = False
+    shape: tuple[int, ...] = ()
 
 
 class CallObserver(TorchDispatchMode):
@@ -89,6 +94,9 @@ class CallObserver(TorchDispatchMode):
         if call is not None:
             self._on_call(call)
 
+    def _as_stored(self, name: str, weight: Tensor) -> bool:
+        return self._layouts[name] == (weight.shape, weight.stride())
+
     def _read(self, op: str, args: Any, out: Any) -> Call | None:
         if op == "sparseconv::gather_gemm":
             features, weight, _, pairs, offsets, *_ = args
@@ -96,15 +104,29 @@ class CallObserver(TorchDispatchMode):
             if name is None:
                 return None
             macs = len(pairs) * weight.shape[1] * weight.shape[2]
-            return Call(name, CONV, features, out, pairs, offsets, groups, macs)
+            turned = not self._as_stored(name, weight)
+            return Call(
+                name,
+                CONV,
+                features,
+                out,
+                pairs,
+                offsets,
+                groups,
+                macs,
+                channels_first=turned,
+                shape=weight.shape,
+            )
         if op in ("aten::addmm", "aten::mm"):
             features, weight = args[-2:]
             name = self.weight_name(weight)
-            if name is None or len(self._layouts[name][0]) != 2:
+            if name is None:
                 return None
-            macs = features.shape[0] * weight.numel()
-            as_stored = self._layouts[name] == (weight.shape, weight.stride())
-            return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=as_stored)
+            macs, as_stored = features.shape[0] * weight.numel(), self._as_stored(name, weight)
+            if len(self._layouts[name][0]) == 2:
+                return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=as_stored)
+            whole = weight.is_contiguous() and weight.numel() == self._layouts[name][0].numel()
+            return Call(name, FLAT, features, out, None, None, 1, macs, shape=weight.shape) if whole else None
         if op == "aten::convolution":
             features, weight = args[:2]
             name, transposed, groups = self.weight_name(weight), args[6], args[8]

@@ -166,7 +166,12 @@ class Offsets(Granularity):
             if id(tensor_of(model, layer.weight)) in holders:
                 layers[layer.name] = layer
             elif layer.kind == CONV:
-                left[layer.name] = "a bare weight, which knows nothing of its taps"
+                left[layer.name] = (
+                    "no layer of sparseconv.nn, whose list of taps can be shortened; convert.from_spconv makes one of a layer "
+                    "written for spconv"
+                    if layer.ndim
+                    else "a bare weight, which knows nothing of its taps"
+                )
         groups = analysis.maps if self.shared else [(name,) for name in layers]
         found = []
         for names in groups:

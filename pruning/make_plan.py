@@ -55,7 +55,7 @@ def make_plan(
     chosen = Uniform(float(ratio)) if isinstance(ratio, int | float) else ratio
     _check_types(granularity, criterion, chosen)
     analysis = analyze(model, scans, forward=forward) if analysis is None else analysis
-    _check_names(model, ignore)
+    check_names(model, ignore)
     words = describe(granularity), describe(criterion), describe(chosen)
     if isinstance(granularity, Points):
         return Plan((_points_step(model, granularity, chosen, analysis, words, ignore),))
@@ -139,7 +139,8 @@ def _check_types(granularity: object, criterion: object, ratio: object) -> None:
             raise TypeError(f"make_plan: {label} must be a {names}, got {value!r}")
 
 
-def _check_names(model: nn.Module, ignore: Sequence[str]) -> None:
+def check_names(model: nn.Module, ignore: Sequence[str]) -> None:
+    """Raises ValueError for a pattern that names no module, TypeError for a string in place of a list."""
     if isinstance(ignore, str):
         raise TypeError(f"ignore must be a list of names or patterns, got the string {ignore!r}")
     names = [name for name, _ in model.named_modules()]

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from .. import nn as snn
-from ..formats import NMConv, NMLinear, swap
+from ..formats import NMConv, NMLinear, pack_vectors, swap
 from .calls import Forward, call, evaluating
 from .columns import aligned
 from .criteria import Criterion
@@ -25,6 +26,8 @@ from .permute import Permuted, permute_channels
 
 Model = TypeVar("Model", bound=nn.Module)
 Dense = snn.SparseConvolution | nn.Linear
+FULL = 0.75  # share of rows above which the vector-sparse kernel is not tried
+GAIN = 0.95  # share of the dense kernels' time below which it is chosen
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,11 @@ class NMLayer:
     Attributes:
         name: of the module.
         shape: of its weight, [K, C_in / groups, C_out] or [C_out, C_in].
-        choice: "packed" (stored N:M, computed by the dense kernels), or "dense" where the layer was left.
+        choice: "dense" where the layer was left; "packed": stored N:M, computed by the dense kernels; "vectors": stored N:M,
+            computed by the kernel that leaves out rows of 16 output channels without a weight.
         dense_bits, bits: of the weight before and after.
-        dense_ms, ms: medians of both layers on the inputs that this layer has in the network, in turns; None without scans.
+        ms: milliseconds by choice, medians on the inputs that this layer has in the network, measured in turns; empty without
+            scans.
         reason: why a layer was left.
     """
 
@@ -45,8 +50,7 @@ class NMLayer:
     choice: str
     dense_bits: int
     bits: int
-    dense_ms: float | None = None
-    ms: float | None = None
+    ms: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -77,9 +81,10 @@ class NMReport:
         raise KeyError(f"no layer {name!r}; there are {[layer.name for layer in self.layers]}")
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("layer", "weight", "choice", "kB", "of", "dense ms", "ms")]
+        names = list(dict.fromkeys(name for x in self.layers for name in x.ms))
+        rows = [("layer", "weight", "choice", "kB", "of", *(f"{name}, ms" for name in names))]
         for x in self.layers:
-            times = ("-" if t is None else f"{t:.3f}" for t in (x.dense_ms, x.ms))
+            times = (f"{x.ms[name]:.3f}" if name in x.ms else "-" for name in names)
             shape = "x".join(map(str, x.shape))
             rows.append((x.name, shape, x.choice, f"{x.bits / 8e3:.1f}", f"{x.dense_bits / 8e3:.1f}", *times))
         saved = f"{self.bits / 8e3:.1f} of {self.dense_bits / 8e3:.1f} kB"
@@ -110,11 +115,12 @@ def to_nm(
     `Magnitude()`, or `OBS()` for SparseGPT's masks and new weights.
 
     On a CPU a packed layer computes with the dense kernels on the weight that it decodes once, so it has their speed and their
-    bits; what it saves is the file. With scans both are measured.
+    bits; what it saves is the file. With scans both are measured, and where masks are shared by 16 output channels (`outputs=16`)
+    so that a quarter of the rows or more is gone, the vector-sparse kernel too: it is chosen where it took less than 0.95 of the
+    time.
 
     A state dict of the result loads into `to_nm(fresh_model, scans, criterion=Magnitude(), rounds=0)` with the same pattern and
-    layers
-    to ignore: what is loaded replaces whatever was packed.
+    layers to ignore: what is loaded replaces whatever was packed.
 
     Args:
         model: any module; it is not changed.
@@ -161,59 +167,60 @@ def to_nm(
         bits = weight.numel() * weight.element_size() * 8  # type: ignore[operator]
         found[name] = NMLayer(name, tuple(weight.shape), "dense", bits, bits, reason=reason)  # type: ignore[arg-type]
     if scans and rounds > 0:
-        times = _measure(
-            model, result, [x for x in found.values() if x.choice == "packed"], scans[0], forward, rounds
-        )
-        found = {name: _timed(layer, times.get(name)) for name, layer in found.items()}
+        packed = {name: result.get_submodule(name) for name, x in found.items() if x.choice == "packed"}
+        for name, ms in _measure(model, packed, scans[0], forward, rounds).items():
+            found[name] = replace(found[name], ms=ms)
+            layer = packed[name]
+            if isinstance(layer, NMConv) and ms.get("vectors", math.inf) < GAIN * ms["packed"]:
+                layer.kernel = "vectors"
+                found[name] = replace(found[name], choice="vectors")
     order = [name for name, module in model.named_modules() if name in found and isinstance(module, Dense)]
     report = NMReport(n, m, tuple(found[name] for name in order), tuple(permuted), torch.get_num_threads())
     return result, report
 
 
-def _timed(layer: NMLayer, times: tuple[float, float] | None) -> NMLayer:
-    if times is None:
-        return layer
-    return NMLayer(
-        layer.name, layer.shape, layer.choice, layer.dense_bits, layer.bits, *times, reason=layer.reason
-    )
-
-
 def _measure(
-    dense: nn.Module,
-    packed: nn.Module,
-    layers: Sequence[NMLayer],
-    scan: Any,
-    forward: Forward | None,
-    rounds: int,
-) -> dict[str, tuple[float, float]]:
-    """Milliseconds of both forms of each layer, at the first call that it gets in the dense network; maps are at hand."""
-    times: dict[str, tuple[float, float]] = {}
+    dense: nn.Module, packed: Mapping[str, nn.Module], scan: Any, forward: Forward | None, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of each form of each layer, at the first call that it gets in the dense network; maps are at hand."""
+    times: dict[str, dict[str, float]] = {}
 
     def watch(name: str, other: nn.Module) -> Any:
         def measure(module: Any, args: Any, kwargs: Any, out: Any) -> None:  # noqa: ARG001  a hook
             if name in times:
                 return
-            times[name] = (0.0, 0.0)  # the calls below come here again
-            clocks: tuple[list[float], list[float]] = ([], [])
+            times[name] = {}  # the calls below come here again
+            clocks: dict[str, list[float]] = {form: [] for form in _forms(other)}
             for number in range(rounds + 1):
-                for clock, layer in zip(clocks, (module, other), strict=True):
+                for form, clock in clocks.items():
+                    layer = module if form == "dense" else other
+                    if isinstance(layer, NMConv):
+                        layer.kernel = "vectors" if form == "vectors" else "dense"
                     start = time.perf_counter()
                     layer(*args, **kwargs)
                     if number:  # the first round decodes
                         clock.append((time.perf_counter() - start) * 1e3)
-            times[name] = (median(clocks[0]), median(clocks[1]))
+            if isinstance(other, NMConv):
+                other.kernel = "dense"
+            times[name] = {form: median(clock) for form, clock in clocks.items()}
 
         return measure
 
     watched = copy.deepcopy(dense)
     handles = [
-        watched.get_submodule(x.name).register_forward_hook(
-            watch(x.name, packed.get_submodule(x.name)), with_kwargs=True
-        )
-        for x in layers
+        watched.get_submodule(name).register_forward_hook(watch(name, other), with_kwargs=True)
+        for name, other in packed.items()
     ]
-    with evaluating(watched), evaluating(packed):
+    with evaluating(watched):
         call(watched, scan, forward)
     for handle in handles:
         handle.remove()
     return times
+
+
+def _forms(layer: nn.Module) -> tuple[str, ...]:
+    """The forms to measure a packed layer in."""
+    if not isinstance(layer, NMConv) or layer.values.device.type != "cpu":
+        return "dense", "packed"
+    rows = pack_vectors(layer.decoded(), groups=layer.groups)
+    return ("dense", "packed", "vectors") if rows.density <= FULL else ("dense", "packed")

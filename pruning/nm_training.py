@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from .. import nn as snn
 from ..formats import nm_mask
-from .make_plan import matches
+from .make_plan import check_names, matches
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -77,6 +77,7 @@ def sparse_training(
     Yields:
         The names of the layers that train sparse.
     """
+    check_names(model, ignore)
     held: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         linear = isinstance(module, nn.Linear)

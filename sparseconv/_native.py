@@ -113,6 +113,41 @@ def cells_of_points(
     return bad
 
 
+def first_come_voxels(
+    points: Tensor,
+    low: Sequence[float],
+    size: Sequence[float],
+    shape: Sequence[int],
+    clear: bool,
+    voxels: Tensor,
+    cells: Tensor,
+    counts: Tensor,
+    voxel_of_point: Tensor,
+) -> int:
+    """Fills the rows of voxels that points [N, F] make, in their order; returns how many (csrc/mapping/first_come.h)."""
+    require_device(points.device)
+    capacity = _cpu.hash_capacity(min(len(points), len(voxels)))
+    table = scratch(12 * capacity, KERNEL_SLOT)
+    keys, rows = (
+        table[: 8 * capacity].view(torch.int64),
+        table[8 * capacity : 12 * capacity].view(torch.int32),
+    )
+    count: int = _cpu.first_come_voxels(
+        buffer(points),
+        list(low),
+        list(size),
+        list(shape),
+        clear,
+        buffer(keys),
+        buffer(rows),
+        buffer(voxels),
+        buffer(cells),
+        buffer(counts),
+        buffer(voxel_of_point),
+    )
+    return count
+
+
 def split_runs(keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Runs of equal sorted keys: offsets int64 [R + 1] into rows, run_of_row int64 [N], run_keys int64 [R]."""
     n = len(rows)

@@ -9,22 +9,27 @@ doubt, and what cannot be traced is left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import operator
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from .convert.spconv_layers import SpeaksSpconv
 from .nn import BatchNorm, Identity, ReLU
 from .nn.sparse_convolution import SparseConvolution
 from .tensor import SparseTensor
 
 Model = TypeVar("Model", bound=nn.Module)
+Norm = BatchNorm | nn.BatchNorm1d  # networks written for spconv apply torch's norm to the features
 # What a network's own code raises when it meets a proxy: len() and int() of one, a branch on one, a comparison of shapes.
 NOT_UNDERSTOOD = (
     ArithmeticError,
@@ -63,7 +68,7 @@ def fuse(model: Model) -> Model:
         relu.inplace = True
     for conv, norm in pairs:
         _fold(conv, norm)
-        _replace(model, norm, Identity())
+        _replace(model, norm, Identity() if isinstance(norm, BatchNorm) else nn.Identity())
     return model
 
 
@@ -73,6 +78,31 @@ class _SparseProxy(fx.Proxy):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return SparseTensor
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), "replace_feature"]  # some networks for spconv ask before they call it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "features":  # written in place: what the tensor holds would depend on when it is read
+            raise AttributeError("features of a traced tensor are set")
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return _Attribute(self, name)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        _record_setitem(self, index, value)
+
+
+class _Attribute(fx.proxy.Attribute):
+    """What is read of a traced tensor: `x.indices[:, 1:] *= 2` writes into it."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        _record_setitem(self, index, value)
+
+
+def _record_setitem(proxy: fx.Proxy, index: Any, value: Any) -> None:
+    proxy.tracer.create_proxy("call_function", operator.setitem, (proxy, index, value), {})
 
 
 class _Tracer(fx.Tracer):
@@ -90,6 +120,36 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _SparseProxy(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        # Arrays of NumPy (a spatial shape) are constants that no graph holds; only the calls matter here.
+        return str(a) if isinstance(a, np.ndarray | np.generic) else super().create_arg(a)
+
+
+@contextlib.contextmanager
+def _tensors_of_proxies(model: nn.Module) -> Iterator[None]:
+    """Lets a traced forward make tensors of the drop-in, a call that is recorded, not run; the wheel's class does that itself."""
+    markers = {m._marker for m in model.modules() if isinstance(m, SpeaksSpconv)}
+    packages = [sys.modules[m.__module__.rpartition(".")[0]] for m in markers if m is not None]
+    found: list[tuple[Any, Any]] = [(p, getattr(p, "SparseConvTensor", None)) for p in packages]
+    kinds = [(package, kind) for package, kind in found if type(kind) is type]
+
+    def recorder(kind: Any) -> Any:
+        def make(*args: Any, **kwargs: Any) -> Any:
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, fx.Proxy):
+                    return value.tracer.create_proxy("call_function", kind, (value,), {})
+            return kind(*args, **kwargs)
+
+        return make
+
+    for package, kind in kinds:
+        package.SparseConvTensor = recorder(kind)
+    try:
+        yield
+    finally:
+        for package, kind in kinds:
+            package.SparseConvTensor = kind
+
 
 def _opaque(module: nn.Module) -> bool:
     """Whether a module calls no other one: a layer, or a list that is never called itself."""
@@ -106,7 +166,8 @@ class _Calls:
             if _opaque(module):
                 continue
             try:
-                self.graphs[module] = _Tracer().trace(module)
+                with _tensors_of_proxies(model):
+                    self.graphs[module] = _Tracer().trace(module)
             except NOT_UNDERSTOOD:
                 self.doubtful.update(module.modules())
         self.sites: dict[
@@ -127,17 +188,17 @@ class _Calls:
     def _called(caller: nn.Module, node: fx.Node) -> nn.Module:
         return caller.get_submodule(str(node.target))
 
-    def pairs(self) -> list[tuple[SparseConvolution, BatchNorm]]:
+    def pairs(self) -> list[tuple[SparseConvolution, Norm]]:
         """The convolutions whose output goes to one norm and nowhere else, with that norm."""
         found = []
         for module in self.sites:
             if isinstance(module, SparseConvolution) and self._foldable_conv(module):
-                norm = self._reader(*self.sites[module])
-                if isinstance(norm, BatchNorm) and self._foldable_norm(norm):
+                norm = self._reader(*self.sites[module]) or self._norm_of_features(*self.sites[module])
+                if isinstance(norm, Norm) and self._foldable_norm(norm):
                     found.append((module, norm))
         return found
 
-    def relus_of_own_values(self, folded: set[BatchNorm]) -> list[ReLU]:
+    def relus_of_own_values(self, folded: set[Norm]) -> list[ReLU]:
         """The ReLUs that alone read the output of a folded norm or a sum: a fresh array, which they may overwrite."""
         readers = [self._reader(*self.sites[norm]) for norm in folded]
         for caller, graph in self.graphs.items():
@@ -159,19 +220,39 @@ class _Calls:
     def _foldable_conv(self, conv: SparseConvolution) -> bool:
         return (
             self._clear(conv)
-            and type(conv).forward is SparseConvolution.forward
+            and type(conv).forward in (SparseConvolution.forward, SpeaksSpconv.forward)
             and not parametrize.is_parametrized(conv)
         )
 
-    def _foldable_norm(self, norm: BatchNorm) -> bool:
+    def _foldable_norm(self, norm: Norm) -> bool:
         return (
             self._clear(norm)
-            and type(norm).forward is BatchNorm.forward
+            and type(norm).forward in (BatchNorm.forward, nn.BatchNorm1d.forward)
             and not norm.training
             and norm.running_mean is not None
             and norm.running_var is not None
             and not parametrize.is_parametrized(norm)
         )
+
+    def _norm_of_features(self, caller: nn.Module, node: fx.Node) -> nn.Module | None:
+        """The norm in `x.replace_feature(norm(x.features))`, where nothing else reads x, the value of `node`."""
+        users = sorted(node.users, key=lambda user: user.op)
+        if [user.target for user in users] != [getattr, "replace_feature"] or users[0].args != (
+            node,
+            "features",
+        ):
+            return None
+        read, put = users
+        norm = next(iter(read.users), None)
+        if (
+            norm is None
+            or norm.op != "call_module"
+            or norm.args != (read,)
+            or norm.kwargs
+            or len(read.users) != 1
+        ):
+            return None
+        return self._called(caller, norm) if put.args == (node, norm) and list(norm.users) == [put] else None
 
     def _reader(self, caller: nn.Module, node: fx.Node) -> nn.Module | None:
         """The one module that gets the value of `node` as its only input, through containers too; None if there is none."""
@@ -192,7 +273,7 @@ class _Calls:
         return self._reader(called, inputs[0]) if len(inputs) == 1 and self._clear(called) else None
 
 
-def _fold(conv: SparseConvolution, norm: BatchNorm) -> None:
+def _fold(conv: SparseConvolution, norm: Norm) -> None:
     """Gives `conv` the weight and bias that make it conv followed by norm; computed in float64."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a norm without running statistics cannot be folded")

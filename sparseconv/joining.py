@@ -14,10 +14,10 @@ from .sites import Sites, check_batch_size
 from .tensor import SparseTensor
 
 
-def add(first: SparseTensor, other: SparseTensor) -> SparseTensor:
+def add(first: SparseTensor, other: SparseTensor, *, into_first: bool = False) -> SparseTensor:
     """`first + other`: on equal sites in the first's row order, else on their union in lexicographic order.
 
-    Types may differ, as under autocast: torch promotes them.
+    Types may differ, as under autocast: torch promotes them. `into_first`: the first's features may be overwritten.
     """
     _check_channels("+", first, other)
     rows = _rows_on("+", first, other)
@@ -27,7 +27,11 @@ def add(first: SparseTensor, other: SparseTensor) -> SparseTensor:
             torch.cat([first.features, other.features]), offsets, order, None
         )
         return SparseTensor.on(first.sites.with_coords(coords), features)
-    return SparseTensor.on(first.sites, first.features + _take(other.features, rows))
+    summand = _take(other.features, rows)
+    if into_first and torch.promote_types(first.dtype, summand.dtype) == first.dtype:
+        first.features.add_(summand)
+        return first
+    return SparseTensor.on(first.sites, first.features + summand)
 
 
 def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:

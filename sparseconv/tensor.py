@@ -188,6 +188,17 @@ class SparseTensor:
 
         return add(self, other)
 
+    def __iadd__(self, other: SparseTensor) -> SparseTensor:
+        """`self + other`, into this tensor's own features where the sum has their rows and their type.
+
+        As with `torch.Tensor`, whoever shares the features sees the sum.
+        """
+        if not isinstance(other, SparseTensor):
+            return NotImplemented
+        from .joining import add
+
+        return add(self, other, into_first=True)
+
     # --- dense --------------------------------------------------------------------------------------------------------------
 
     def dense(self, shape: Sequence[int] | None = None, origin: Sequence[int] | None = None) -> Tensor:

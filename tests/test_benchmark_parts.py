@@ -64,6 +64,13 @@ def test_the_second_run_of_a_short_task_counts_and_the_only_one_of_a_long_task()
     assert min(timings.seconds["long"]) >= 0.06
 
 
+def test_turns_of_one_run_where_that_is_asked_for() -> None:
+    ran: list[str] = []
+    timings = interleave({"a": Task(lambda: ran.append("a"))}, Budget(3, 60.0), again=False)
+    assert len(ran) == 4  # one of them warms up
+    assert timings.seconds == timings.cold
+
+
 def test_ratios_are_of_pairs() -> None:
     """A machine that slows down tenfold half way changes no ratio."""
     timings = Timings({"slow": [2.0, 2.0, 20.0, 20.0, 20.0], "fast": [1.0, 1.0, 10.0, 10.0, 10.0]})
@@ -121,7 +128,6 @@ def test_scan_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fc"], "not yet"),
         (["speed"], "suites are"),
         (["conv", "--against", "nobody"], "--against takes"),
         (["conv", "--channels", "1,x"], "--channels takes"),

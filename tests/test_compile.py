@@ -17,7 +17,16 @@ from strategies import close
 import sparseconv
 import sparseconv.nn as spnn
 from sparseconv import SparseTensor
-from sparseconv.formats import NMLinear, QuantizedConv, QuantizedLinear, nm_mask, quantize_weight
+from sparseconv.formats import (
+    NMLinear,
+    QuantizedConv,
+    QuantizedLinear,
+    VectorSparseConv,
+    VectorSparseLinear,
+    nm_mask,
+    pack_vectors,
+    quantize_weight,
+)
 
 
 def our_ops() -> list[str]:
@@ -51,8 +60,23 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     coded = [quantize_weight(w, bits, group_size=3) for w, bits in ((weight, 4), (grouped, 8))]
     four, eight = ((q.codes, q.table, q.scales) for q in coded)
     line = quantize_weight(weight[:1], 8)
+    packed = [pack_vectors(w.detach(), groups=g) for w, g in ((weight, 1), (grouped, 2))]
+    rows, group_rows = packed[0].values.clone().requires_grad_(), packed[1].values
+    lists, group_lists = (p.lists() for p in packed)
     mirrored = (same.pairs, same.tap_offsets, same.pairs, same.tap_offsets)
+    codes = (torch.arange(60).reshape(20, 3) % 4 == 0).to(torch.uint8)
+    packed = sparseconv.formats.EIELinear.from_matrix(
+        sparseconv.formats.pack_eie(codes, torch.arange(16.0), pes=4), torch.ones(20)
+    )
+    stored = (packed.entries, packed.pointers)
+    eie_input = torch.randn(2, 3, requires_grad=True)
     return {
+        "eie_linear": [
+            (x, packed.codebook, bias, 20, *packed.run_arrays, *stored)
+            for x in (eie_input, eie_input.detach()[:0])
+            for bias in (packed.bias, None)
+        ],
+        "eie_linear_grad": [(torch.randn(2, 20), eie_input.detach(), packed.codebook.detach(), *stored)],
         "output_coords": [
             (x.coords, relations, False, None),
             (x.coords, relations, True, None),
@@ -67,6 +91,18 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "quantized_linear": [
             (x.features, line.codes, line.table, line.scales, bias, 5, 8, 32),
             (x.features[:0], line.codes, line.table, line.scales, None, 5, 8, 32),
+        ],
+        "vector_conv": [
+            (x.features, rows, bias, *lists, *arrays, down.n_out, 5, 1, False),
+            (x.features, rows, None, *lists, *arrays[:2], None, None, down.n_out, 5, 1, False),
+            (x.features, group_rows, None, *group_lists, *mirrored, same.n_out, 6, 2, True),
+        ],
+        "vector_back": [
+            (out, rows, *lists, *arrays[2:], *arrays[:2], down.n_in, 4, 1, False),
+        ],
+        "vector_outer": [
+            (x.features, out, *lists, *arrays, 1, False),
+            (x.features, out, *lists, *arrays[:2], None, None, 1, False),
         ],
         "find_pairs": [
             (x.coords, down.out_coords, taps, relations, "auto"),
@@ -194,7 +230,11 @@ def test_layers_with_packed_weights_compile_whole(backend: str) -> None:
     sparse = spnn.Linear(9, 5)
     sparse.weight.data *= nm_mask(sparse.weight.t()[None])[0].t()
     net = spnn.Sequential(
-        QuantizedConv(spnn.SubMConv3d(4, 9, 3), bits=4), QuantizedLinear(spnn.Linear(9, 9)), NMLinear(sparse)
+        QuantizedConv(spnn.SubMConv3d(4, 9, 3), bits=4),
+        QuantizedLinear(spnn.Linear(9, 9)),
+        NMLinear(sparse),
+        VectorSparseConv(spnn.SubMConv3d(5, 20, 3)),
+        VectorSparseLinear(spnn.Linear(20, 5)),
     )
     eager = copy.deepcopy(net)
     compiled = torch.compile(net, fullgraph=True, backend=backend)

@@ -27,6 +27,9 @@ KERNELS = [
     (1, 1, 3),
     (5, 3, 1),
     (1, 1, 1),
+    (5, 5, 5),
+    (2, 3, 3),
+    (4, 3, 2),
 ]
 KERNELS += [(2, 3, 1, 3), (3, 1, 2, 1)]
 
@@ -65,7 +68,11 @@ def cells(order, kernel):
     return [tuple(per_axis[a].index(offset[a]) for a in range(len(kernel))) for offset in order]
 
 
-ORDERS = {"minkowski": minkowski_order, "torchsparse": torchsparse_order}
+ORDERS = {
+    "minkowski": minkowski_order,
+    "torchsparse": torchsparse_order,
+    "torchsparse_1.4": torchsparse_order,
+}
 
 
 def matrices(kernel, c_in=3, c_out=5):
@@ -93,7 +100,9 @@ def test_tap_orders_by_enumeration(layout: str, kernel: tuple[int, ...]) -> None
     assert torch.equal(back, theirs if math.prod(kernel) > 1 else theirs[0]) and back.is_contiguous()
     if math.prod(kernel) == 1:
         assert torch.equal(convert.weight_from(layout, theirs[0], kernel), ours)
-        assert convert.weight_to(layout, ours, kernel, stride=2).shape == (1, 3, 5)
+        strided = convert.weight_to(layout, ours, kernel, stride=2)
+        assert strided.shape == ((3, 5) if layout == "torchsparse_1.4" else (1, 3, 5))
+        assert torch.equal(convert.weight_from(layout, strided, kernel, stride=2), ours)
 
 
 def test_the_two_orders_differ_where_they_should() -> None:
@@ -188,7 +197,9 @@ def network() -> nn.Module:
             "stem": spnn.Sequential(spnn.SubMConv3d(4, 8, 3), spnn.BatchNorm(8), spnn.ReLU()),
             "down": spnn.Conv3d(8, 8, 2, stride=2, bias=False),
             "mid": spnn.SubMConv3d(8, 8, 1),
+            "skip": spnn.Conv3d(8, 8, 1, stride=2),
             "up": spnn.InverseConv3d(8, 8, 2, stride=2),
+            "style": spnn.Sequential(spnn.InstanceNorm(8, affine=True), spnn.PReLU(8)),
             "head": spnn.Linear(8, 2),
         }
     )
@@ -204,10 +215,16 @@ def test_state_dicts_make_the_round_trip(layout: str) -> None:
     b.load_state_dict(convert.state_dict_from(layout, theirs, b))
     for key, value in a.state_dict().items():
         assert torch.equal(b.state_dict()[key], value), key
-    name = "kernel" if layout in ("torchsparse", "minkowski") else "weight"
-    assert f"down.{name}" in theirs
-    assert ("stem.1.bn.running_mean" in theirs) == (layout == "minkowski")
-    assert theirs["mid.bias"].shape == ((1, 8) if layout == "minkowski" else (8,))
+    engine = layout.partition("_")[0]
+    name = "kernel" if engine in ("torchsparse", "minkowski") else "weight"
+    assert {f"down.{name}", "down.bias"} & set(theirs) == {f"down.{name}"}
+    wrapped = {"stem.1.bn.running_mean", "head.linear.weight", "style.1.module.weight"}
+    assert set(theirs) & wrapped == (wrapped if engine == "minkowski" else set())
+    row = (1, 8) if engine == "minkowski" else (8,)
+    assert theirs["mid.bias"].shape == theirs["style.0.weight"].shape == theirs["style.0.bias"].shape == row
+    one_cell = {"torchsparse": (1, 8, 8), "torchsparse_1.4": (8, 8), "minkowski": (1, 8, 8)}
+    if layout in one_cell:
+        assert theirs["skip.kernel"].shape == one_cell[layout] and theirs["mid.kernel"].shape == (8, 8)
     extra = convert.state_dict_from(layout, {**theirs, "other.weight": torch.zeros(1)}, b)
     with pytest.raises(RuntimeError, match=r"other\.weight"):
         b.load_state_dict(extra)

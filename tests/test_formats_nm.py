@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""N:M weights: masks, packing, the order of channels, layers, the operand of sparse tensor cores, training."""
+"""N:M weights: masks, packing, the operand of sparse tensor cores, layers."""
 
 from __future__ import annotations
 
@@ -17,34 +17,23 @@ import torch
 from engine import bias_of, layer_of, random_tensor, tensor_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseconv.pruning.verify import outputs_of
 from strategies import Case, cases, close, same_bits
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.sparse import _semi_structured_conversions as conversions
-from zoo import ZOO, create
+from weights import random_weight
 
 import sparseconv.nn as spnn
-from sparseconv import pruning
 from sparseconv.formats import (
     NMConv,
     NMLinear,
     NMWeight,
     check_nm,
-    kept_magnitude,
     mma_sp_operand_a,
     nm_mask,
     pack_nm,
-    search_permutation,
 )
 
 patterns = st.tuples(st.integers(1, 9), st.integers(1, 9)).map(sorted)
-
-
-def random_weight(shape: tuple[int, ...], seed: int, density: float = 1.0) -> torch.Tensor:
-    g = torch.Generator().manual_seed(seed)
-    weight = torch.randn(*shape, generator=g)
-    return torch.where(torch.rand(*shape, generator=g) < density, weight, 0)
 
 
 def masked(shape: tuple[int, ...], n: int, m: int, seed: int = 0, density: float = 1.0) -> torch.Tensor:
@@ -253,83 +242,6 @@ def test_operand_a_multiplies_like_the_weight(c_in: int, c_out: int, dtype: torc
         mma_sp_operand_a(pack_nm(weight.float()))
 
 
-# --- the order of channels -------------------------------------------------------------------------------------------
-
-
-def partitions(items: tuple[int, ...], m: int) -> Iterator[list[int]]:
-    if not items:
-        yield []
-    for rest in itertools.combinations(items[1:], m - 1) if items else ():
-        first = (items[0], *rest)
-        for others in partitions(tuple(i for i in items if i not in first), m):
-            yield [*first, *others]
-
-
-@given(
-    pattern=st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 4), (2, 3), (1, 1), (2, 2), (4, 8), (2, 5)]),
-    runs=st.integers(0, 4),
-    rows=st.integers(0, 9),
-    seed=st.integers(0, 9999),
-)
-@settings(max_examples=60)
-def test_an_order_is_a_permutation_and_never_worse(
-    pattern: tuple[int, int], runs: int, rows: int, seed: int
-) -> None:
-    n, m = pattern
-    x = random_weight((rows, runs * m), seed).abs()
-    order = search_permutation(x, n, m)
-    assert order.sort().values.tolist() == list(range(runs * m))
-    assert kept_magnitude(x[:, order], n, m) >= kept_magnitude(x, n, m)
-    few = search_permutation(x, n, m, rows=2)
-    assert kept_magnitude(x[:, few], n, m) >= kept_magnitude(x, n, m)
-    assert torch.equal(order, search_permutation(x, n, m))
-    if runs == 2 and m <= 5 and rows:  # two runs: the best of all
-        best = max(kept_magnitude(x[:, p], n, m) for p in partitions(tuple(range(2 * m)), m))
-        assert kept_magnitude(x[:, order], n, m) == pytest.approx(best, rel=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_an_order_of_three_runs_is_near_the_best_of_all(seed: int) -> None:
-    """5775 orders of 12 channels in runs of four: the search finds at least 99 % of what can be gained."""
-    x = random_weight((7, 12), seed).abs() ** 3
-    best = max(kept_magnitude(x[:, p]) for p in partitions(tuple(range(12)), 4))
-    start, got = kept_magnitude(x), kept_magnitude(x[:, search_permutation(x)])
-    assert best > start and got - start >= 0.99 * (best - start)
-
-
-def test_large_channels_spread_over_runs() -> None:
-    x = torch.full((5, 16), 0.1)
-    x[:, :8] = 1.0  # two runs of large ones, two of small ones: half of the large ones would go
-    order = search_permutation(x)
-    assert kept_magnitude(x) == pytest.approx(5 * (4 + 0.4))
-    assert kept_magnitude(x[:, order]) == pytest.approx(5 * 8)
-    with pytest.raises(ValueError, match="multiple of 4"):
-        search_permutation(x[:, :6])
-    with pytest.raises(ValueError, match="not negative"):
-        search_permutation(-x)
-
-
-@pytest.mark.parametrize("name", sorted(ZOO))
-def test_permuted_networks_compute_the_same(name: str) -> None:
-    model, x = create(name), ZOO[name].scan()
-    analysis = pruning.analyze(model, [x])
-    expected = outputs(model, name)
-    new, lines = pruning.permute_channels(model, [x], analysis=analysis)
-    for a, b in zip(outputs(new, name), expected, strict=True):
-        close(a, b, 1e-6)
-    assert len(lines) == len(analysis.channels)
-    for line in lines:
-        assert line.after >= line.before or line.left
-    same = [torch.equal(a, b) for a, b in zip(new.parameters(), model.parameters(), strict=True)]
-    assert any(line.after > line.before for line in lines) == (not all(same))
-    if name in ("UNet", "Residual", "DeepUNet", "Twice"):
-        assert all(line.after > line.before for line in lines), lines
-
-
-def outputs(model: nn.Module, name: str) -> list[torch.Tensor]:
-    return [y.detach() for y in outputs_of(model, ZOO[name].scan(), None)]
-
-
 # --- layers ----------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +266,7 @@ def test_any_convolution_equals_the_oracle(case: Case, pattern: tuple[int, int])
     y = layer(tensor_of(case))
     close(y.features, expected)
     same_bits(y.features.detach(), dense(tensor_of(case)).features.detach())
+    close(NMConv(dense, *pattern, kernel="vectors")(tensor_of(case)).features, expected)
     same_bits(layer.to_dense().weight.detach() + 0.0, dense.weight.detach() + 0.0)
 
 
@@ -395,6 +308,33 @@ def test_layers_have_the_dense_gradients_types_copies_and_files() -> None:
     close(layer(x).features, dense(x).features.detach())
 
 
+def test_the_vector_sparse_kernel_computes_the_same() -> None:
+    x = random_tensor(3, 400, 24, extent=9, grad=True)
+    weight = spnn.SubMConv3d(24, 40, 3)
+    mask = nm_mask(
+        weight.weight.detach()[:, :, ::16].repeat_interleave(16, 2)[:, :, :40]
+    )  # shared by 16 outputs
+    weight.weight.data *= mask
+    dense, rows = NMConv(weight), NMConv(weight, kernel="vectors")
+    assert torch.equal(dense(x).features, rows(x).features) and "vectors" in repr(rows)
+    grads = [torch.autograd.grad(f(x).features.sin().sum(), [x.features, f.bias]) for f in (dense, rows)]
+    for a, b in zip(*grads, strict=True):
+        close(b, a, 1e-5)
+    other = pickle.loads(pickle.dumps(rows))
+    assert other._rows is None and torch.equal(other(x).features, rows(x).features)
+    with torch.no_grad():
+        other.values.zero_()
+    assert bool((other(x).features == other.bias).all())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert rows(x).features.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        NMConv(weight, kernel="sparse")
+    with pytest.raises(ValueError, match=r"\[N, 24\]"):
+        rows(random_tensor(3, 5, 3, extent=4))
+    with pytest.raises(TypeError, match="float64"):
+        rows(x.replace(x.features.double()))
+
+
 def test_linear_layers_take_tensors_and_refuse_others() -> None:
     layer = NMLinear(nm_layer(nn.Linear(10, 3), 1, 4), 1, 4)
     x = random_weight((2, 5, 10), 1)
@@ -404,119 +344,3 @@ def test_linear_layers_take_tensors_and_refuse_others() -> None:
         layer(x[..., :9])
     with pytest.raises(ValueError, match="Linear: weight is not 2:4"):
         NMLinear(nn.Linear(8, 8))
-
-
-# --- to_nm -----------------------------------------------------------------------------------------------------------
-
-
-def test_to_nm_of_a_network_that_was_not_pruned_leaves_it_and_says_where() -> None:
-    model = create("UNet")
-    new, report = pruning.to_nm(model)
-    assert all(layer.choice == "dense" and "not 2:4" in layer.reason for layer in report.layers)
-    assert report.bits == report.dense_bits and not any(isinstance(m, NMConv) for m in new.modules())
-    assert "left: deep.0" in str(report)
-
-
-@pytest.mark.parametrize("criterion", [pruning.Magnitude(), pruning.OBS()], ids=["magnitude", "sparsegpt"])
-@pytest.mark.parametrize("name", ["UNet", "Residual", "InversePair"])
-def test_to_nm_prunes_packs_and_measures(name: str, criterion: pruning.Criterion) -> None:
-    model, x = create(name), ZOO[name].scan()
-    before = copy.deepcopy(model.state_dict())
-    new, report = pruning.to_nm(model, [x], criterion=criterion, permute=True, rounds=2)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    packed = {n for n, m in new.named_modules() if isinstance(m, NMConv | NMLinear)}
-    assert packed == {layer.name for layer in report.layers if layer.choice == "packed"} and len(packed) > 2
-    for layer in report.layers:
-        if layer.choice == "packed":
-            assert layer.ms > 0 and layer.dense_ms > 0 and layer.bits < 0.6 * layer.dense_bits
-            assert layer.bits == new.get_submodule(layer.name).size_in_bits
-    assert any(p.after > p.before for p in report.permuted)
-    again = pruning.permute_channels(model, [x])[0]
-    plan = pruning.make_plan(again, [x], granularity=pruning.NM(), criterion=criterion)
-    close(new(x).features, plan.apply(again)(x).features.detach(), 1e-9)
-    fresh, _ = pruning.to_nm(create(name, seed=7), [x], criterion=pruning.Magnitude(), rounds=0)
-    fresh.load_state_dict(new.state_dict())
-    assert torch.equal(fresh(x).features, new(x).features)
-
-
-def test_sparsegpt_loses_less_of_the_output_than_magnitude() -> None:
-    model, x = create("UNet"), ZOO["UNet"].scan()
-    want = model(x).features.detach()
-    errors = []
-    for criterion in (pruning.OBS(), pruning.Magnitude()):
-        got = pruning.to_nm(model, [x], criterion=criterion, rounds=0)[0](x).features
-        errors.append(float((got - want).norm() / want.norm()))
-    assert errors[0] < 0.8 * errors[1]
-
-
-def test_output_channels_can_share_a_mask() -> None:
-    """Of each run the input channels whose |w|, summed over 16 output channels, are largest: by brute force."""
-    model = spnn.Sequential(spnn.SubMConv3d(4, 8, 3), spnn.SubMConv3d(8, 40, 3), spnn.Linear(40, 8))
-    x = random_tensor(3, 50, 4, extent=5)
-    plan = pruning.make_plan(
-        model, [x], granularity=pruning.NM(2, 4, outputs=16), criterion=pruning.Magnitude(p=1)
-    )
-    weight, mask = model[1].weight.detach(), plan.masks()["1.weight"]
-    for tap, run, first in itertools.product(range(27), (0, 4), (0, 16, 32)):
-        part = mask[tap, run : run + 4, first : first + 16]
-        rows = weight[tap, run : run + 4, first : first + 16].abs().double().sum(1)
-        assert bool((part == part[:, :1]).all()) and int(part[:, 0].sum()) == 2
-        best = max(rows[list(c)].sum() for c in itertools.combinations(range(4), 2))
-        assert float(rows[part[:, 0]].sum()) == pytest.approx(float(best), rel=1e-12)
-    new, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), outputs=16, rounds=0)
-    assert report["1"].choice == "packed" and new[1].n == 2
-    with pytest.raises(ValueError, match="outputs must be"):
-        pruning.NM(2, 4, outputs=0)
-
-
-def test_to_nm_refuses_and_ignores() -> None:
-    model, x = create("UNet"), ZOO["UNet"].scan()
-    with pytest.raises(ValueError, match="at least one scan"):
-        pruning.to_nm(model, criterion=pruning.Magnitude())
-    with pytest.raises(ValueError, match="n <= m"):
-        pruning.to_nm(model, n=5)
-    _, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), ignore=["deep"], rounds=0)
-    assert (
-        report["deep.0"].reason == "ignored" and report["up"].choice == "packed" and report["up"].ms is None
-    )
-    with pytest.raises(KeyError, match="nothing"):
-        report["nothing"]
-
-
-# --- training --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("linear", [False, True])
-def test_the_straight_through_gradient_is_the_papers(linear: bool) -> None:
-    weight = random_weight((6, 8), 2) if linear else random_weight((3, 8, 5), 2)
-    dense = weight.double().requires_grad_()
-    masked_weight = pruning.SRSTE(decay=0.3, linear=linear)(dense)
-    mask = nm_mask(weight.t()[None])[0].t() if linear else nm_mask(weight)
-    assert torch.equal(masked_weight, torch.where(mask, dense, 0))
-    cotangent = random_weight(tuple(weight.shape), 9).double()
-    (grad,) = torch.autograd.grad(masked_weight, dense, cotangent)
-    close(grad, cotangent + 0.3 * torch.where(mask, 0, dense.detach()), 1e-15)
-    with pytest.raises(ValueError, match="decay"):
-        pruning.SRSTE(decay=-1)
-
-
-def test_a_network_trains_sparse_and_ends_nm() -> None:
-    model, x = create("UNet"), ZOO["UNet"].scan()
-    model.train()
-    target = random_weight((len(x), 5), 4).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    first, masks = None, []
-    with pruning.sparse_training(model, decay=1e-3, ignore=["head"]) as names:
-        assert "deep.0" in names and "head" not in names and "stem.0" in names
-        for _ in range(15):
-            loss = (model(x).features - target).square().mean()
-            first = first or float(loss)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            masks.append(model.get_submodule("deep.0").weight.detach() != 0)
-    assert float(loss) < first and not torch.equal(masks[0], masks[-1])  # pruned weights came back
-    assert not any(parametrize.is_parametrized(m) for m in model.modules())
-    new, report = pruning.to_nm(model, ignore=["head"])
-    assert {layer.name for layer in report.layers if layer.choice == "packed"} == set(names)
-    close(new.eval()(x).features, model.eval()(x).features.detach(), 1e-10)

@@ -77,14 +77,14 @@ LAYERS = [
         "sparseconv._native_maps",
         "sparseconv.geometry",
     ],
-    ["sparseconv._native_quantized"],
+    ["sparseconv._native_eie", "sparseconv._native_quantized", "sparseconv._native_vectors"],
     ["sparseconv.mapping"],
     ["sparseconv.pairing"],
     ["sparseconv.ops", "sparseconv.sites"],
     ["sparseconv.pairs"],
     ["sparseconv.map_builder"],
     ["sparseconv.kernel_map", "sparseconv.tensor", "sparseconv.joining"],
-    ["sparseconv.functional", "sparseconv.gather_scatter", "sparseconv.voxelize"],
+    ["sparseconv.functional", "sparseconv.gather_scatter", "sparseconv.voxelize", "sparseconv.first_come"],
     ["sparseconv.nn", "sparseconv.convert", "sparseconv.compat"],
     ["sparseconv.models", "sparseconv.fusion", "sparseconv.formats"],
 ]
@@ -124,8 +124,8 @@ def test_the_package_never_imports_its_plugins() -> None:
 
 
 def test_plugins_examples_and_benchmarks_use_public_names() -> None:
-    compiled = "_native _native_cuda _native_maps _scratch _cpu _cuda".split()
-    rest = "sites geometry mapping pairing pairs map_builder kernel_map tensor joining ops gather_scatter".split()
+    compiled = "_native _native_cuda _native_eie _native_maps _scratch _cpu _cuda".split()
+    rest = "first_come sites geometry mapping pairing pairs map_builder kernel_map tensor joining ops gather_scatter".split()
     internal = compiled + rest
     for module, names in graph("datasets", "pruning", "examples", "benchmarks").items():
         for bad in internal:

@@ -145,6 +145,34 @@ def test_sum_on_equal_sites_in_another_order() -> None:
     close(z.features, x.features * 3)
 
 
+def test_sum_in_place_writes_where_the_sum_has_the_firsts_rows_and_type() -> None:
+    x = example()
+    order = torch.randperm(len(x.coords))
+    y = SparseTensor(x.features[order] * 2, x.coords[order], batch_size=3)
+    expected, shared = x.features * 3, x
+    x += y
+    assert x is shared
+    close(shared.features, expected)
+    few = x[torch.arange(len(x.coords)) > 0]
+    before, kept = few.features.clone(), few
+    few += x  # other sites: the union is a tensor of its own
+    assert few is not kept and torch.equal(kept.features, before)
+    assert values_at(few).keys() == values_at(x).keys()
+    single = kept.replace(before.float())
+    single += kept.replace(before)  # the sum is float64
+    assert single.features.dtype == torch.float64
+    with pytest.raises(TypeError):
+        single += 1  # type: ignore[arg-type]
+
+
+def test_sum_in_place_has_gradients() -> None:
+    x = example(grad=True)
+    y = x.replace(x.features * 2)
+    y += x
+    (grad,) = torch.autograd.grad(y.features.sum(), x.features)
+    assert torch.equal(grad, torch.full_like(grad, 3))
+
+
 def test_cat_joins_channels_row_by_row() -> None:
     x = example(grad=True)
     order = torch.randperm(len(x.coords))

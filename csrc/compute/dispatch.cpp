@@ -135,6 +135,30 @@ void quantized_linear(const Cpu& cpu, Scalar scalar, int64_t rows, int64_t k, in
     kernels().quantized_linear(cpu, scalar, rows, k, c_out, x, weight, bias, out);
 }
 
+void vectors_gather_gemm(const Cpu& cpu, Scalar scalar, const ConvShape& shape, const Pairs& pairs, const void* features,
+                         const VectorWeight& weight, const void* bias, void* out) {
+    kernels().vectors_gather_gemm(cpu, scalar, shape, pairs, features, weight, bias, out);
+}
+
+void vectors_gather_back(const Cpu& cpu, Scalar scalar, const ConvShape& shape, const Pairs& pairs, const void* grad_out,
+                         const VectorWeight& weight, bool flip, void* grad_in) {
+    kernels().vectors_gather_back(cpu, scalar, shape, pairs, grad_out, weight, flip, grad_in);
+}
+
+int64_t vectors_gather_outer_bytes(Scalar scalar, const ConvShape& shape, const Pairs& pairs, int64_t stored) {
+    return kernels().vectors_gather_outer_bytes(scalar, shape, pairs, stored);
+}
+
+void vectors_gather_outer(const Cpu& cpu, Scalar scalar, const ConvShape& shape, const Pairs& pairs, const void* features,
+                          const void* grad_out, const VectorWeight& weight, void* grad_values, void* scratch) {
+    kernels().vectors_gather_outer(cpu, scalar, shape, pairs, features, grad_out, weight, grad_values, scratch);
+}
+
+void eie_linear(const Cpu& cpu, const EieMatrix& matrix, const float* codebook, const float* x, int64_t batch, const float* bias,
+                float* out) {
+    kernels().eie_linear(cpu, matrix, codebook, x, batch, bias, out);
+}
+
 double fma_peak_gflops(const Cpu& cpu) {
     constexpr int64_t steps = 4'000'000;  // about 10 ms
     double best = 0;

@@ -4,7 +4,9 @@
 // What one instruction set offers: kernels.h as function pointers. Their tables are defined in kernels_isa.cpp.
 #pragma once
 
+#include "../sparse/eie_kernels.h"
 #include "../sparse/quantized_kernels.h"
+#include "../sparse/vectors_kernels.h"
 #include "kernels.h"
 
 namespace sparseconv {
@@ -22,6 +24,11 @@ struct KernelTable {
     decltype(&sparseconv::gather_max) gather_max;
     decltype(&sparseconv::quantized_gather_gemm) quantized_gather_gemm;
     decltype(&sparseconv::quantized_linear) quantized_linear;
+    decltype(&sparseconv::vectors_gather_gemm) vectors_gather_gemm;
+    decltype(&sparseconv::vectors_gather_back) vectors_gather_back;
+    decltype(&sparseconv::vectors_gather_outer_bytes) vectors_gather_outer_bytes;
+    decltype(&sparseconv::vectors_gather_outer) vectors_gather_outer;
+    decltype(&sparseconv::eie_linear) eie_linear;
     double (*fma_loop)(int64_t steps);  // runs `steps` steps of independent multiply-adds, returns the FLOPs done
 };
 

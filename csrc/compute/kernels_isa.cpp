@@ -7,7 +7,10 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 on its own _mm512_undefined_ps
 #endif
 
+#include "../sparse/eie.h"
 #include "../sparse/quantized.h"
+#include "../sparse/vectors.h"
+#include "../sparse/vectors_grad.h"
 #include "gather_gemm.h"
 #include "gather_outer.h"
 #include "kernel_table.h"
@@ -125,6 +128,27 @@ const KernelTable table = {
             quantized_linear(cpu, rows, k, c_out, as(x, type), weight, as(bias, type), as(out, type));
         });
     },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const VectorWeight& weight,
+       const void* bias, void* out) {
+        with_scalar(scalar, [&](auto type) {
+            vectors_gather_gemm(cpu, s, pairs, as(features, type), weight, as(bias, type), as(out, type));
+        });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* grad_out, const VectorWeight& weight,
+       bool flip, void* grad_in) {
+        with_scalar(scalar,
+                    [&](auto type) { vectors_gather_back(cpu, s, pairs, as(grad_out, type), weight, flip, as(grad_in, type)); });
+    },
+    [](Scalar scalar, const ConvShape& s, const Pairs& pairs, int64_t stored) {
+        return with_scalar(scalar, [&](auto type) { return vectors_outer_bytes<decltype(type)>(s, pairs, stored); });
+    },
+    [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const void* grad_out,
+       const VectorWeight& weight, void* grad_values, void* scratch) {
+        with_scalar(scalar, [&](auto type) {
+            vectors_gather_outer(cpu, s, pairs, as(features, type), as(grad_out, type), weight, as(grad_values, type), scratch);
+        });
+    },
+    SPARSECONV_ISA::eie_linear,
     fma_loop,
 };
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The sorted builder (PointAcc, Lin et al., MICRO 2021): the fine keys are merged with the coarse keys shifted by a tap. One walk
-// through the fine keys serves up to three neighbouring taps along the last axis, without a branch that depends on what is found.
+// through the fine keys serves up to five neighbouring taps along the last axis, without a branch that depends on what is found.
 //
 // Where the pairs go is known only when all are counted, and a walk costs more than a copy: the walk leaves its pairs in `found`,
 // which is address space for every site but touched only where there are pairs, and the pairs are copied to their places from there.
@@ -19,7 +19,7 @@
 namespace sparseconv {
 
 constexpr int64_t kMatchChunk = 8192;
-constexpr int kRunWidth = 3;
+constexpr int kRunWidth = 5;
 
 // Taps first .. last - 1 differ along the last axis only and their deltas increase; `adjacent`: by one.
 struct TapRun {
@@ -45,7 +45,9 @@ struct MatchRuns {
         switch (run.last - run.first) {
             case 1: return walk<1, true>(c, run.first);
             case 2: return run.adjacent ? walk<2, true>(c, run.first) : walk<2, false>(c, run.first);
-            default: return run.adjacent ? walk<3, true>(c, run.first) : walk<3, false>(c, run.first);
+            case 3: return run.adjacent ? walk<3, true>(c, run.first) : walk<3, false>(c, run.first);
+            case 4: return run.adjacent ? walk<4, true>(c, run.first) : walk<4, false>(c, run.first);
+            default: return run.adjacent ? walk<5, true>(c, run.first) : walk<5, false>(c, run.first);
         }
     }
 

@@ -8,12 +8,13 @@ Ours is `[K, C_in / groups, C_out]` with taps in row-major order (the last axis 
 - "spconv": spconv 2.2 and later, `[C_out, *kernel, C_in]`.
 - "spconv_rskc": spconv 2.0 and 2.1 with their native algorithm, `[*kernel, C_out, C_in]`.
 - "spconv_rsck": spconv 1.x, `[*kernel, C_in, C_out]`.
-- "torchsparse": `[K, C_in, C_out]`; the first axis fastest for an odd kernel volume, the last one for an even volume.
+- "torchsparse": TorchSparse 2.1, `[K, C_in, C_out]`; the first axis fastest for an odd kernel volume, the last one for an
+  even volume. "torchsparse_1.4": the same, but for kernels of one cell with a stride.
 - "minkowski": MinkowskiEngine, `[K, C_in, C_out]`, the first axis fastest; channelwise layers `[K, C]`.
 
 A kernel of one cell has exceptions. spconv (all but 1.x) reads the flat buffer of a 1x1 layer with stride 1, and of
 every submanifold 1x1 layer, as `[C_in, C_out]` whatever the shape says. TorchSparse and MinkowskiEngine drop the
-tap axis: `[C_in, C_out]`.
+tap axis, `[C_in, C_out]`, where the stride is 1; TorchSparse 1.4 always. Either shape is read.
 """
 
 import math
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LAYOUTS = ("torch", "spconv", "spconv_rskc", "spconv_rsck", "torchsparse", "minkowski")
+LAYOUTS = ("torch", "spconv", "spconv_rskc", "spconv_rsck", "torchsparse", "torchsparse_1.4", "minkowski")
 
 
 def weight_from(
@@ -129,7 +130,7 @@ def weight_to(
                 f"got groups={groups}, C_in={c_in}, C_out={c_out}"
             )
         return weight.squeeze(1).contiguous()
-    if volume == 1 and _steps(stride) == 1:
+    if volume == 1 and (_steps(stride) == 1 or layout == "torchsparse_1.4"):
         return weight.squeeze(0).contiguous()
     return weight.contiguous()
 

@@ -14,7 +14,16 @@ from .layouts import LAYOUTS, tap_index, weight_from, weight_to
 from .modules import full_weight
 
 # Where a layer of another engine keeps its tensors, if not under our names: MinkowskiEngine wraps torch's layers.
-_WRAPPED: tuple[tuple[type[nn.Module], str], ...] = ((snn.BatchNorm, "bn"), (snn.Linear, "linear"))
+_WRAPPED: tuple[tuple[type[nn.Module], str], ...] = (
+    (snn.BatchNorm, "bn"),
+    (snn.Linear, "linear"),
+    (snn.PReLU, "module"),
+)
+# Layers whose tensors [C] MinkowskiEngine keeps as [1, C], where they keep any.
+_ROWS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (SparseConvolution, ("bias",)),
+    (snn.InstanceNorm, ("weight", "bias")),
+)
 
 
 def state_dict_from(layout: str, state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -37,8 +46,9 @@ def state_dict_from(layout: str, state: Mapping[str, Tensor], model: nn.Module) 
                 raise ValueError(f"state_dict_from: {key}: {error}") from None
             rows = tap_index(layer.taps, layer.kernel_size).to(full.device)
             out[key] = full if len(rows) == len(full) and _ordered(rows) else full[rows]
-        if f"{prefix}bias" in out:
-            out[f"{prefix}bias"] = out[f"{prefix}bias"].reshape(-1)  # MinkowskiEngine: [1, C_out]
+    for key in _rows(model) if layout == "minkowski" else ():
+        if key in out:
+            out[key] = out[key].reshape(-1)
     return out
 
 
@@ -54,8 +64,9 @@ def state_dict_to(layout: str, model: nn.Module) -> dict[str, Tensor]:
         except ValueError as error:
             raise ValueError(f"state_dict_to: {prefix}weight: {error}") from None
         out[f"{prefix}weight"] = weight
-        if layout == "minkowski" and layer.bias is not None:
-            out[f"{prefix}bias"] = out[f"{prefix}bias"].reshape(1, -1)
+    for key in _rows(model) if layout == "minkowski" else ():
+        if key in out:
+            out[key] = out[key].reshape(1, -1)
     names = {ours: theirs for theirs, ours in _renamed(layout, model)}
     return {names.get(key, key): value for key, value in out.items()}
 
@@ -77,6 +88,17 @@ def _settings(layer: SparseConvolution) -> dict[str, Any]:
     }
 
 
+def _rows(model: nn.Module) -> list[str]:
+    """Keys of tensors [C] that MinkowskiEngine keeps as [1, C]."""
+    return [
+        f"{name}.{key}" if name else key
+        for name, layer in model.named_modules()
+        for kind, keys in _ROWS
+        if isinstance(layer, kind)
+        for key in keys
+    ]
+
+
 def _renamed(layout: str, model: nn.Module) -> list[tuple[str, str]]:
     """Pairs of (their key, our key) where the two differ."""
     if layout not in LAYOUTS:
@@ -84,7 +106,7 @@ def _renamed(layout: str, model: nn.Module) -> list[tuple[str, str]]:
     pairs = []
     for name, layer in model.named_modules():
         prefix = f"{name}." if name else ""
-        if layout in ("torchsparse", "minkowski") and isinstance(layer, SparseConvolution):
+        if layout.startswith(("torchsparse", "minkowski")) and isinstance(layer, SparseConvolution):
             pairs.append((f"{prefix}kernel", f"{prefix}weight"))
         if layout == "minkowski":
             for kind, inner in _WRAPPED:

@@ -4,22 +4,19 @@
 
 from __future__ import annotations
 
-import copy
-import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from .. import nn as snn
 from ..nn.kernel_layer import KernelLayer
 from ..tensor import SparseTensor
 
-Model = TypeVar("Model", bound=nn.Module)
 Dense = snn.SparseConvolution | nn.Linear
+KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class PackedLayer(nn.Module):
@@ -51,9 +48,20 @@ class PackedLayer(nn.Module):
         """The decoded weight where a dense layer has its own and in its form, decoded at every look, for code that reads it."""
         return self.decoded().to(self.dense_dtype())
 
-    def check_parts(self) -> None:
-        """Raises ValueError where the packed weight is not valid; a subclass's own."""
+    @property
+    def packed(self) -> Any:
+        """The weight as it is stored, whose constructor raises ValueError where it is not valid; a subclass's own."""
         raise NotImplementedError
+
+    @property
+    def size_in_bits(self) -> int:
+        """Of the stored weight, exactly."""
+        size: int = self.packed.size_in_bits
+        return size
+
+    def check_parts(self) -> None:
+        """Raises ValueError where the packed weight is not valid."""
+        _ = self.packed
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = {name: getattr(self, name) for name in self.parts}
@@ -204,7 +212,10 @@ def _copied(bias: Tensor | None) -> nn.Parameter | None:
 
 
 def check_features(
-    layer: nn.Module, features: Tensor, bias: Tensor | None, dtypes: Sequence[torch.dtype]
+    layer: nn.Module,
+    features: Tensor,
+    bias: Tensor | None,
+    dtypes: Sequence[torch.dtype] = KERNEL_TYPES,
 ) -> None:
     """Raise TypeError unless the kernels take features of this type, which is the bias's."""
     if features.dtype not in dtypes:
@@ -217,74 +228,25 @@ def check_features(
         )
 
 
-# --- in a network ----------------------------------------------------------------------------------------------------------
+def check_rows(layer: PackedConv, features: Tensor, bias: Tensor | None) -> None:
+    """`check_features`, and ValueError unless they are [N, C_in]."""
+    if features.ndim != 2 or features.shape[1] != layer.in_channels:
+        raise ValueError(
+            f"{type(layer).__name__}: features must be [N, {layer.in_channels}], got {list(features.shape)}"
+        )
+    check_features(layer, features, bias)
+
+
+def autocast(features: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Features and bias as torch's layers take them under autocast: everything but float64 in the autocast type."""
+    device = features.device.type
+    if not torch.is_autocast_enabled(device) or features.dtype == torch.float64:
+        return features, bias
+    dtype = torch.get_autocast_dtype(device)
+    return features.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def canonical_weight(layer: Dense) -> Tensor:
     """A layer's weight as [K, C_in / groups, C_out]."""
     weight: Tensor = layer.weight.detach()
     return weight.t()[None] if isinstance(layer, nn.Linear) else weight
-
-
-def refuses(module: nn.Module) -> str | None:
-    """Why a convolution or linear layer cannot be swapped; None where it can."""
-    if parametrize.is_parametrized(module):
-        return "its parameters are parametrized"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        return "it has hooks"
-    if isinstance(module, snn.SparseConvolution):
-        known = type(module).forward is snn.SparseConvolution.forward
-        known = known and type(module).multiply is snn.SparseConvolution.multiply
-    else:
-        known = type(module) in (nn.Linear, snn.Linear)
-    return None if known else "its class has a forward of its own"
-
-
-def swap(
-    model: Model, make: Callable[[str, Dense], nn.Module | None], ignore: Sequence[str] = ()
-) -> tuple[Model, dict[str, str]]:
-    """A copy of `model` with its convolutions and linear layers replaced by what `make(name, layer)` returns, None = none.
-
-    Returns:
-        The copy, and the layers that could not be replaced or were to be ignored, with the reason.
-
-    Raises:
-        ValueError, TypeError: patterns of `ignore` that name nothing.
-    """
-    if isinstance(ignore, str):
-        raise TypeError(f"ignore must be a list of names or patterns, got the string {ignore!r}")
-    model = copy.deepcopy(model)
-    names = {name: module for name, module in model.named_modules() if isinstance(module, Dense)}
-    everything = [name for name, _ in model.named_modules()]
-    for pattern in ignore:
-        if not fnmatch.filter(everything, pattern):
-            raise ValueError(f"ignore: {pattern!r} names no module of the model")
-    left: dict[str, str] = {}
-    new: dict[nn.Module, nn.Module] = {}
-    for name, module in names.items():
-        ignored = any(fnmatch.fnmatchcase(name, p) or fnmatch.fnmatchcase(name, f"{p}.*") for p in ignore)
-        reason = "ignored" if ignored else refuses(module)
-        if reason is not None:
-            left[name] = reason
-            continue
-        made = make(name, module)
-        if made is not None:
-            new[module] = made
-    return _replaced(model, new), left
-
-
-def _replaced(model: Model, new: Mapping[nn.Module, nn.Module]) -> Model:
-    """`model` with other modules wherever those of `new` stand, in place."""
-    if model in new:
-        return new[model]  # type: ignore[return-value]
-    for parent in list(model.modules()):
-        for key, child in parent._modules.items():
-            if child is not None and child in new:
-                parent._modules[key] = new[child]
-    return model
-
-
-def to_dense(model: Model) -> Model:
-    """A copy of `model` whose layers with packed weights have become dense layers with the decoded weights."""
-    model = copy.deepcopy(model)
-    return _replaced(model, {m: m.to_dense() for m in model.modules() if isinstance(m, PackedLayer)})

@@ -11,9 +11,19 @@ from torch import Tensor, nn
 
 from .. import functional
 from .. import nn as snn
+from ..ops.vectors import vector_conv
 from ..pairs import KernelMap
-from .layer import Dense, PackedConv, PackedLayer, PackedLinear, canonical_weight
+from .layer import (
+    Dense,
+    PackedConv,
+    PackedLayer,
+    PackedLinear,
+    autocast,
+    canonical_weight,
+    check_rows,
+)
 from .nm import NMWeight, decode_nm, pack_nm
+from .vectors import pack_vectors
 
 
 class _NM(PackedLayer):
@@ -34,15 +44,6 @@ class _NM(PackedLayer):
     def packed(self) -> NMWeight:
         """The weight as it is stored."""
         return NMWeight(self._shape, self.n, self.m, self.values, self.metadata)
-
-    @property
-    def size_in_bits(self) -> int:
-        """Of the stored weight: values and metadata."""
-        return self.packed.size_in_bits
-
-    def check_parts(self) -> None:
-        """Raises ValueError for metadata that no weight has."""
-        _ = self.packed
 
     def decoded(self) -> Tensor:
         """The weight [K, C_in / groups, C_out] in the type of the values."""
@@ -71,28 +72,80 @@ class _NM(PackedLayer):
         return f"{super().extra_repr()}, {self.n}:{self.m}"
 
 
-class NMConv(_NM, PackedConv):
-    """A convolution with an N:M weight. It decodes it once and computes with the dense kernels: smaller files, the same speed.
+KERNELS = ("dense", "vectors")
 
-    Equal to the dense layer bit for bit; input and bias have gradients, the packed weight none.
+
+class NMConv(_NM, PackedConv):
+    """A convolution with an N:M weight, which it decodes once.
+
+    With the dense kernels files become smaller and the speed stays. With the vector-sparse kernel, which leaves out rows of 16
+    output
+    channels that are all zero, masks that 16 output channels share pay: what is stored is the same. Both equal the dense layer
+    bit for bit, but for the sign of zeros; input and bias have gradients, the packed weight none.
 
     Args:
         layer: any convolution of `sparseconv.nn`, whose weight is N:M.
         n, m: the pattern.
+        kernel: "dense", or "vectors" (on a CPU; elsewhere the dense kernels compute). An attribute of the layer, not of its
+            state.
 
     Raises:
         ValueError: a weight that is not N:M; the message says where.
     """
 
-    def __init__(self, layer: snn.SparseConvolution, n: int = 2, m: int = 4) -> None:
+    def __init__(self, layer: snn.SparseConvolution, n: int = 2, m: int = 4, kernel: str = "dense") -> None:
         super().__init__(layer)
+        if kernel not in KERNELS:
+            raise ValueError(f"NMConv: kernel must be one of {KERNELS}, got {kernel!r}")
+        self.kernel = kernel
+        self._rows: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self._hold(_packed(layer, n, m))
 
     def multiply(self, features: Tensor, pairs: KernelMap) -> Tensor:
         """See `KernelLayer.multiply`."""
-        return functional.conv(
-            features, self.decoded(), self.bias, pairs, groups=self.groups, name=type(self).__name__
+        weight = self.decoded()
+        if self.kernel == "dense" or features.device.type != "cpu" or torch.compiler.is_compiling():
+            name = type(self).__name__
+            return functional.conv(features, weight, self.bias, pairs, groups=self.groups, name=name)
+        features, bias = autocast(features, self.bias)
+        check_rows(self, features, bias)
+        if weight.dtype != features.dtype and not torch.is_autocast_enabled("cpu"):
+            raise TypeError(f"NMConv: features must be {weight.dtype} like the weight, got {features.dtype}")
+        reverse_pairs = reverse_offsets = None
+        reverse_flip = False
+        if features.requires_grad and torch.is_grad_enabled():
+            reverse_pairs, reverse_offsets, reverse_flip = pairs.reverse_arrays()
+        values, offsets, channels = self._vectors(weight)
+        return vector_conv(
+            features,
+            values.to(features.dtype),
+            bias,
+            offsets,
+            channels,
+            pairs.pairs,
+            pairs.tap_offsets,
+            reverse_pairs,
+            reverse_offsets,
+            pairs.n_out,
+            self.out_channels,
+            self.groups,
+            reverse_flip,
         )
+
+    def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of the decoded weight that are not zero, kept until it is decoded anew."""
+        kept = self._rows
+        if kept is None or kept[0] is not weight:
+            packed = pack_vectors(weight, groups=self.groups)
+            self._rows = kept = (weight, packed.values, *packed.lists())
+        return kept[1:]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rows": None}
+
+    def extra_repr(self) -> str:
+        """The convolution's words, the pattern, and the kernel."""
+        return super().extra_repr() + ("" if self.kernel == "dense" else f", kernel={self.kernel!r}")
 
 
 class NMLinear(_NM, PackedLinear):

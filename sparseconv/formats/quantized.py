@@ -146,9 +146,12 @@ def _scaled(values: Tensor, limit: int, dtype: torch.dtype, choice: str) -> tupl
     top = values.abs().amax(1) if values.shape[1] else values.new_zeros(values.shape[0], values.shape[2])
     best, least = _rounded_up(top / limit, dtype), None
     if choice == "mse":
+        single, work = values.float(), torch.empty(values.shape, dtype=torch.float32, device=values.device)
         for number in range(SHARES):
             scales = _rounded_up(top / limit * (1 - 0.0125 * number), dtype)
-            error = (values - _codes(values, scales, limit) * scales.double()[:, None]).square().sum(1)
+            wide = scales.float()[:, None]
+            torch.mul(single, torch.where(wide > 0, 1 / wide, 0), out=work)
+            error = work.round_().clamp_(-limit, limit).mul_(wide).sub_(single).square_().sum(1)
             if least is None:
                 best, least = scales, error
             else:

@@ -15,10 +15,18 @@ from .. import nn as snn
 from ..ops.codes import decode
 from ..ops.quantized import quantized_conv, quantized_linear
 from ..pairs import KernelMap
-from .layer import Dense, Model, PackedConv, PackedLayer, PackedLinear, canonical_weight, check_features, swap
+from .layer import (
+    Dense,
+    PackedConv,
+    PackedLayer,
+    PackedLinear,
+    autocast,
+    canonical_weight,
+    check_features,
+    check_rows,
+)
 from .quantized import QuantizedWeight, quantize_weight
-
-KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16)
+from .swapping import Model, swap
 
 
 class _Quantized(PackedLayer):
@@ -38,15 +46,6 @@ class _Quantized(PackedLayer):
     def packed(self) -> QuantizedWeight:
         """The weight as it is stored."""
         return QuantizedWeight(self._shape, self.bits, self.codes, self.scales, self.table, self.group_size)
-
-    @property
-    def size_in_bits(self) -> int:
-        """Of the weight: codes, scales and table."""
-        return self.packed.size_in_bits
-
-    def check_parts(self) -> None:
-        """Raises ValueError for scales or tables that are not finite."""
-        _ = self.packed
 
     def decoded(self) -> Tensor:
         """The weight [K, C_in / groups, C_out] in float32, exactly as the kernels use it."""
@@ -76,13 +75,11 @@ class QuantizedConv(_Quantized, PackedConv):
 
     def multiply(self, features: Tensor, pairs: KernelMap) -> Tensor:
         """See `KernelLayer.multiply`."""
-        name = type(self).__name__
         features, bias = autocast(features, self.bias)
-        if features.ndim != 2 or features.shape[1] != self.in_channels:
-            raise ValueError(f"{name}: features must be [N, {self.in_channels}], got {list(features.shape)}")
-        check_features(self, features, bias, KERNEL_TYPES)
+        check_rows(self, features, bias)
         if features.device.type != "cpu":
             weight = self.decoded().to(features.dtype)
+            name = type(self).__name__
             return functional.conv(features, weight, bias, pairs, groups=self.groups, name=name)
         reverse_pairs = reverse_offsets = None
         reverse_flip = False
@@ -125,21 +122,12 @@ class QuantizedLinear(_Quantized, PackedLinear):
     def rows(self, x: Tensor) -> Tensor:
         """[N, C_out] from [N, C_in]."""
         x, bias = autocast(x, self.bias)
-        check_features(self, x, bias, KERNEL_TYPES)
+        check_features(self, x, bias)
         if x.device.type != "cpu":
             return nn.functional.linear(x, self.decoded()[0].t().to(x.dtype), bias)
         return quantized_linear(
             x, self.codes, self.table, self.scales, bias, self.out_features, self.bits, self.group_size
         )
-
-
-def autocast(features: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Features and bias as torch's layers take them under autocast: everything but float64 in the autocast type."""
-    device = features.device.type
-    if not torch.is_autocast_enabled(device) or features.dtype == torch.float64:
-        return features, bias
-    dtype = torch.get_autocast_dtype(device)
-    return features.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _fitting(layer: Dense, weight: QuantizedWeight | None, options: dict[str, Any]) -> QuantizedWeight:

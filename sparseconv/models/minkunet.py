@@ -46,8 +46,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Keep the sites, change the channels."""
-        out: SparseTensor = self.relu(self.body(x) + self.shortcut(x))
-        return out
+        out: SparseTensor = self.body(x)
+        out += self.shortcut(x)  # in place: the body ends in a fresh tensor
+        return self.relu(out)  # type: ignore[no-any-return]
 
 
 class DownStage(nn.Module):

@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators as torch knows them, torch.ops.sparseconv.*; importing this registers them."""
 
-from . import convolution, maps, quantized, reduction
+from . import convolution, eie, maps, quantized, reduction, vectors
 
-__all__ = ["convolution", "maps", "quantized", "reduction"]
+__all__ = ["convolution", "eie", "maps", "quantized", "reduction", "vectors"]

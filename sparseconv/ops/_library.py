@@ -33,6 +33,18 @@ def records(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def recording(name: str, function: type[torch.autograd.Function], inputs: int) -> Any:
+    """The Autograd kernel of sparseconv::name: `function` where one of the first `inputs` arguments asks for a gradient."""
+
+    def autograd(*args: Any) -> Any:
+        if records(*args[:inputs]):
+            return function.apply(*args)
+        with below_autograd():
+            return getattr(torch.ops.sparseconv, name).default(*args)
+
+    return autograd
+
+
 def unwatched(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors may go straight to the kernel that the dispatcher would find.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from ._library import below_autograd, define, records, unwatched
+from ._library import below_autograd, define, recording, records, unwatched
 
 
 def _gather_gemm(
@@ -90,14 +90,6 @@ class _GatherGemm(torch.autograd.Function):
         return grad_features, grad_weight, grad_bias, *([None] * 9)
 
 
-def _gather_gemm_autograd(features: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    if records(features, weight, bias):
-        result: Tensor = _GatherGemm.apply(features, weight, bias, *rest)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.gather_gemm.default(features, weight, bias, *rest)
-
-
 def gather_gemm(features: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     """The operator sparseconv::gather_gemm, with the dispatcher left out where nobody would notice."""
     if unwatched(features, weight, bias):
@@ -162,14 +154,6 @@ class _GatherOuter(torch.autograd.Function):
         return grad_features, grad_grad_out, *([None] * 5)
 
 
-def _gather_outer_autograd(features: Tensor, grad_out: Tensor, *rest: Any) -> Tensor:
-    if records(features, grad_out):
-        result: Tensor = _GatherOuter.apply(features, grad_out, *rest)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.gather_outer.default(features, grad_out, *rest)
-
-
 def _column_sum(x: Tensor) -> Tensor:
     out = x.new_empty(x.shape[1])
     _native.column_sum(x.contiguous(), out)
@@ -188,26 +172,23 @@ class _ColumnSum(torch.autograd.Function):
         return grads[0].expand(ctx.rows, -1)
 
 
-def _column_sum_autograd(x: Tensor) -> Tensor:
-    if records(x):
-        result: Tensor = _ColumnSum.apply(x)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.column_sum.default(x)
-
-
 define(
     "gather_gemm(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor tap_offsets, Tensor? reverse_pairs, "
     "Tensor? reverse_offsets, SymInt n_out, int groups, bool transpose, bool flip, bool reverse_flip) -> Tensor",
     _gather_gemm,
     _gather_gemm_fake,
-    _gather_gemm_autograd,
+    recording("gather_gemm", _GatherGemm, 3),
 )
 define(
     "gather_outer(Tensor features, Tensor grad_out, Tensor pairs, Tensor tap_offsets, Tensor? reverse_pairs, "
     "Tensor? reverse_offsets, int groups) -> Tensor",
     _gather_outer,
     _gather_outer_fake,
-    _gather_outer_autograd,
+    recording("gather_outer", _GatherOuter, 2),
 )
-define("column_sum(Tensor x) -> Tensor", _column_sum, lambda x: x.new_empty(x.shape[1]), _column_sum_autograd)
+define(
+    "column_sum(Tensor x) -> Tensor",
+    _column_sum,
+    lambda x: x.new_empty(x.shape[1]),
+    recording("column_sum", _ColumnSum, 1),
+)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _native_quantized
-from ._library import below_autograd, define, records, unwatched
+from ._library import below_autograd, define, recording, records, unwatched
 from .codes import decode
 
 
@@ -80,21 +80,6 @@ class _QuantizedConv(torch.autograd.Function):
         return grad_features, None, None, None, grad_bias, *([None] * 10)
 
 
-def _quantized_conv_autograd(
-    features: Tensor,
-    codes: Tensor,
-    table: Tensor | None,
-    scales: Tensor | None,
-    bias: Tensor | None,
-    *rest: Any,
-) -> Tensor:
-    if records(features, bias):
-        result: Tensor = _QuantizedConv.apply(features, codes, table, scales, bias, *rest)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.quantized_conv.default(features, codes, table, scales, bias, *rest)
-
-
 def quantized_conv(features: Tensor, codes: Tensor, table: Any, scales: Any, bias: Any, *rest: Any) -> Tensor:
     """The operator sparseconv::quantized_conv, with the dispatcher left out where nobody would notice."""
     if unwatched(features, codes, bias):
@@ -159,16 +144,6 @@ class _QuantizedLinear(torch.autograd.Function):
         return grad_x, None, None, None, grad_bias, None, None, None
 
 
-def _quantized_linear_autograd(
-    x: Tensor, codes: Tensor, table: Tensor | None, scales: Tensor | None, bias: Tensor | None, *options: Any
-) -> Tensor:
-    if records(x, bias):
-        result: Tensor = _QuantizedLinear.apply(x, codes, table, scales, bias, *options)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.quantized_linear.default(x, codes, table, scales, bias, *options)
-
-
 def quantized_linear(x: Tensor, codes: Tensor, table: Any, scales: Any, bias: Any, *options: Any) -> Tensor:
     """The operator sparseconv::quantized_linear, with the dispatcher left out where nobody would notice."""
     if unwatched(x, codes, bias):
@@ -188,12 +163,12 @@ define(
     "int run, bool reverse_flip) -> Tensor",
     _quantized_conv,
     _quantized_conv_fake,
-    _quantized_conv_autograd,
+    recording("quantized_conv", _QuantizedConv, 5),
 )
 define(
     "quantized_linear(Tensor x, Tensor codes, Tensor? table, Tensor? scales, Tensor? bias, int c_out, int bits, int run) "
     "-> Tensor",
     _quantized_linear,
     _quantized_linear_fake,
-    _quantized_linear_autograd,
+    recording("quantized_linear", _QuantizedLinear, 5),
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _native, mapping
-from ._library import below_autograd, define, records
+from ._library import below_autograd, define, recording
 
 
 def _max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, n_out: int) -> tuple[Tensor, Tensor]:
@@ -57,24 +57,11 @@ class _MaxPool(torch.autograd.Function):
         return grad, None, None, None
 
 
-def _max_pool_autograd(
-    features: Tensor, pairs: Tensor, tap_offsets: Tensor, n_out: int
-) -> tuple[Tensor, Tensor]:
-    if records(features):
-        result: tuple[Tensor, Tensor] = _MaxPool.apply(features, pairs, tap_offsets, n_out)
-        return result
-    with below_autograd():
-        both: tuple[Tensor, Tensor] = torch.ops.sparseconv.max_pool.default(
-            features, pairs, tap_offsets, n_out
-        )
-        return both
-
-
 define(
     "max_pool(Tensor features, Tensor pairs, Tensor tap_offsets, SymInt n_out) -> (Tensor, Tensor)",
     _max_pool,
     _max_pool_fake,
-    _max_pool_autograd,
+    recording("max_pool", _MaxPool, 1),
 )
 define(
     "max_pool_grad(Tensor grad_out, Tensor argmax, Tensor reverse_pairs, Tensor reverse_offsets, SymInt n_in) -> Tensor",
@@ -130,14 +117,6 @@ class _GatherSum(torch.autograd.Function):
         )
 
 
-def _gather_sum_autograd(x: Tensor, offsets: Tensor, cols: Tensor, weights: Tensor | None) -> Tensor:
-    if records(x):
-        result: Tensor = _GatherSum.apply(x, offsets, cols, weights)
-        return result
-    with below_autograd():
-        return torch.ops.sparseconv.gather_sum.default(x, offsets, cols, weights)
-
-
 def _gather_max(x: Tensor, offsets: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
     out = x.new_empty(offsets.shape[0] - 1, x.shape[1])
     arg = torch.empty(out.shape, dtype=torch.int64, device=x.device)
@@ -171,24 +150,15 @@ class _GatherMax(torch.autograd.Function):
         return grad.scatter_add(0, arg.clamp(min=0), share) if grad.numel() else grad, None, None
 
 
-def _gather_max_autograd(x: Tensor, offsets: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
-    if records(x):
-        result: tuple[Tensor, Tensor] = _GatherMax.apply(x, offsets, cols)
-        return result
-    with below_autograd():
-        both: tuple[Tensor, Tensor] = torch.ops.sparseconv.gather_max.default(x, offsets, cols)
-        return both
-
-
 define(
     "gather_sum(Tensor x, Tensor offsets, Tensor cols, Tensor? weights) -> Tensor",
     _gather_sum,
     _gather_sum_fake,
-    _gather_sum_autograd,
+    recording("gather_sum", _GatherSum, 1),
 )
 define(
     "gather_max(Tensor x, Tensor offsets, Tensor cols) -> (Tensor, Tensor)",
     _gather_max,
     _gather_max_fake,
-    _gather_max_autograd,
+    recording("gather_max", _GatherMax, 1),
 )
