@@ -11,6 +11,6 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     raise NotImplementedError(
-        f"spconv.pytorch.quantization.{name}: spconv's quantised layers are left out; sparseconv.formats.quantize makes layers with "
-        "8-bit and 4-bit weights of a network that convert.from_spconv has converted"
+        f"spconv.pytorch.quantization.{name}: spconv's quantised layers are left out; sparseconv.formats.quantize makes layers "
+        "with 8-bit and 4-bit weights of a network that convert.from_spconv has converted"
     )
