@@ -42,20 +42,26 @@ buffer: Any = to_dlpack  # a tensor as the core takes it
 
 def require_device(device: torch.device) -> None:
     """Raises ValueError unless the core was built for `device`."""
-    if device.type != "cpu":
-        raise ValueError(f"sparseconv was built for the CPU only: expected tensors on cpu, got {device}")
+    if device.type == "cpu" or (device.type == "cuda" and _cuda is not None):
+        return
+    built = (
+        "the CPU only: expected tensors on cpu" if _cuda is None else "CPU and CUDA: expected tensors there"
+    )
+    raise ValueError(f"sparseconv was built for {built}, got {device}")
 
 
 def device_of(array: Tensor) -> int:
-    """What the core runs on: the number of threads. One thread is a plain loop, which is what forked workers need."""
-    require_device(array.device)
+    """What the core's CPU loops run on: the number of threads. One thread is a plain loop, which is what forked workers need."""
+    if array.device.type != "cpu":
+        raise ValueError(
+            f"this function of sparseconv runs on the CPU only: expected tensors on cpu, got {array.device}"
+        )
     return torch.get_num_threads()
 
 
 def _gpu(array: Tensor) -> tuple[Any, tuple[int, int]]:
-    """The GPU module and what it runs on: the tensor's device and the caller's stream there. Maps are not built there yet."""
-    if _cuda is None:
-        raise ValueError(f"sparseconv was built without CUDA: expected tensors on cpu, got {array.device}")
+    """The GPU module and what it runs on: the tensor's device and the caller's stream there."""
+    require_device(array.device)
     return _cuda, (array.device.index, torch.cuda.current_stream(array.device).cuda_stream)
 
 
@@ -297,8 +303,8 @@ def build_config() -> dict[str, object]:
         "openmp": _cpu.openmp,
         "compiler": _cpu.compiler,
         "threads": torch.get_num_threads(),
-        "cuda": False,
-        "cuda_architectures": (),
+        "cuda": _cuda is not None,
+        "cuda_architectures": tuple(_cuda.architectures.split(";")) if _cuda is not None else (),
     }
 
 

@@ -45,8 +45,9 @@ def lookup(
     _check(sites, geometry, target)
     if torch.compiler.is_compiling():
         return _build(sites, geometry, taps, target, method)
-    if taps is not None and taps_key is None:
-        taps_key = tap_key(taps)
+    if taps is not None:
+        taps_key = tap_key(taps) if taps_key is None else taps_key
+        taps = taps.cpu()  # a short list, which the host looks into
     target_id = None if target is None else id(target)
     hit = sites.maps.get((geometry, taps_key, target_id))
     if hit is not None:
@@ -271,7 +272,7 @@ def check_taps(taps: Tensor | None, geometry: Geometry) -> Tensor | None:
         )
     if taps.ndim != 2 or taps.shape[1] != geometry.ndim:
         raise ValueError(f"taps must be [K, {geometry.ndim}], got {list(taps.shape)}")
-    _native.require_device(taps.device)
+    taps = taps.cpu()  # the host reads them; maps say which device theirs are for
     sizes = torch.tensor(geometry.kernel_size, dtype=torch.int32)
     if bool(((taps < 0) | (taps >= sizes)).any()):
         raise ValueError(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import _native, _native_maps
-from .mapping import Bounds, Moved, moved_range, output_coords, sorted_keys
+from . import _native, _native_maps, _torch_maps
+from .mapping import Bounds, Moved, bounds_of, moved_range, output_coords, sorted_keys
 
 TABLE_BYTES = 256 << 20  # a table of neighbours is built for as many taps at a time as fit this
 ADDRESS_SPACE = (
@@ -35,8 +35,8 @@ def strided_map(
         out coords [M, 1 + D] int32, pairs [P, 2] int32 and tap offsets [K + 1] int64.
     """
     n = len(coords)
-    if n and len(taps):
-        moved = Moved(bounds or _native.bounds(coords), relations, False, shape)
+    if n and len(taps) and not _torch_maps.needed(coords):
+        moved = Moved(bounds or bounds_of(coords), relations, False, shape)
         if not moved.empty:
             layout = moved.layout(relations, False)
             call = (
@@ -76,11 +76,11 @@ def find_pairs(
         pairs [P, 2] int32 and tap offsets [K + 1] int64.
     """
     if min(len(fine), len(coarse), len(taps)) == 0:
-        return torch.empty(0, 2, dtype=torch.int32), torch.zeros(len(taps) + 1, dtype=torch.int64)
+        return fine.new_empty(0, 2), torch.zeros(len(taps) + 1, dtype=torch.int64, device=fine.device)
     stride, padding, dilation = ([relation[i] for relation in relations] for i in (1, 2, 3))
     same_sites = fine.data_ptr() == coarse.data_ptr() and len(fine) == len(coarse)
-    fine_low, fine_high = fine_bounds or _native.bounds(fine)
-    coarse_low, coarse_high = (fine_low, fine_high) if same_sites else coarse_bounds or _native.bounds(coarse)
+    fine_low, fine_high = fine_bounds or bounds_of(fine)
+    coarse_low, coarse_high = (fine_low, fine_high) if same_sites else coarse_bounds or bounds_of(coarse)
     low, high = [min(fine_low[0], coarse_low[0])], [max(fine_high[0], coarse_high[0])]
     for axis, relation in enumerate(relations, start=1):
         # The fine cells read, and the coarse ones scaled: what a query is before the tap is added.
@@ -90,6 +90,8 @@ def find_pairs(
     layout = _native.key_layout(low, high)
     same_keys = same_sites and all(s == 1 for s in stride)
     scales = [1] * (1 + len(stride)), [1, *stride]
+    if _torch_maps.needed(fine):
+        return _torch_maps.find_pairs(fine, coarse, taps, layout, scales, padding, dilation, TABLE_BYTES)
     if method == "hash":
         return _pairs_by_hash(fine, coarse, taps, layout, scales, padding, dilation, same_keys)
     fine_keys, fine_rows = sorted_keys(fine, layout, scales[0], 2)
@@ -151,6 +153,8 @@ def _pairs_by_hash(
 
 def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:
     """The same pairs with their columns swapped, (out row, in row), sorted by (tap, in row)."""
+    if _torch_maps.needed(pairs):
+        return _torch_maps.reverse_pairs(pairs, tap_offsets, n_in)
     if _native_maps.pairs_sorted(pairs, tap_offsets, 0):
         return torch.stack(
             [pairs[:, 1], pairs[:, 0]], 1
@@ -169,6 +173,15 @@ def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor
 
 def neighbor_table(pairs: Tensor, tap_offsets: Tensor, n_out: int) -> Tensor:
     """neighbors [K, n_out] int32: the in row that each out row reads through each tap, -1 for none."""
+    if _torch_maps.needed(pairs):
+        return _torch_maps.neighbor_table(pairs, tap_offsets, n_out)
     table = torch.empty(len(tap_offsets) - 1, n_out, dtype=torch.int32)
     _native_maps.scatter_pairs(pairs, tap_offsets, 1, table)
     return table
+
+
+def pairs_sorted(pairs: Tensor, tap_offsets: Tensor, column: int) -> bool:
+    """Whether that column of pairs strictly increases within each tap."""
+    if _torch_maps.needed(pairs):
+        return _torch_maps.pairs_sorted(pairs, tap_offsets, column)
+    return _native_maps.pairs_sorted(pairs, tap_offsets, column)

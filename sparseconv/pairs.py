@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, _native_maps, ops, pairing  # noqa: F401  ops registers the operators
+from . import _native, ops, pairing  # noqa: F401  ops registers the operators
 
 TABLE_LIMIT = 1 << 30  # bytes of a neighbour table that is still built on request
 
@@ -176,5 +176,5 @@ def _check_arrays(pairs: Tensor, tap_offsets: Tensor, in_coords: Tensor, out_coo
             raise ValueError(
                 f"KernelMap: column {column} of pairs must lie in [0, {rows}), got {low} .. {high}"
             )
-    if not _native_maps.pairs_sorted(pairs, tap_offsets, 1):
+    if not pairing.pairs_sorted(pairs, tap_offsets, 1):
         raise ValueError("KernelMap: the pairs of a tap must increase in the output row, each at most once")

@@ -77,7 +77,7 @@ class Sites:
         check_batch_size(batch_size)
         _native.require_device(coords.device)
         coords = coords.contiguous()
-        bounds = _native.bounds(coords) if coords.shape[0] else None
+        bounds = mapping.bounds_of(coords) if coords.shape[0] else None
         if bounds is not None:
             _check_range(bounds, shape, batch_size)
         duplicate = mapping.find_duplicate(coords, bounds)
@@ -111,7 +111,7 @@ class Sites:
         if torch.compiler.is_compiling():
             return None
         if self._bounds is None and self.coords.shape[0]:
-            low, high = _native.bounds(self.coords)
+            low, high = mapping.bounds_of(self.coords)
             self._bounds = [*low, *high]
         return self._bounds
 

@@ -196,7 +196,7 @@ def devoxelize(
     start, size = numbers(_per_axis(origin, x.ndim, "origin")), _voxel_size(voxel_size, x.ndim, "devoxelize")
     place = (points.detach().to(torch.float64) - start) / numbers(size)  # in cells of the input grid
     steps = numbers([float(step) for step in x.stride])
-    samples = torch.zeros(len(points), dtype=torch.int32) if batch is None else batch
+    samples = torch.zeros(len(points), dtype=torch.int32, device=points.device) if batch is None else batch
     if mode == "nearest":
         # Whole steps are taken from voxelize's own cells: one division by both would round points into other cells.
         whole = torch.tensor([step == int(step) for step in x.stride], device=points.device)
@@ -243,7 +243,7 @@ def _rows_to_points(x: SparseTensor, rows: Tensor) -> Tensor:
 def _weighted_rows(x: SparseTensor, rows: Tensor, weights: Tensor) -> Tensor:
     """sum over m of weights[n, m] * features[rows[n, m]]; rows of -1 carry weight 0 and are left out."""
     present = rows >= 0
-    offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
+    offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
     torch.cumsum(present.sum(1), 0, out=offsets[1:])
     accumulator = torch.float64 if x.features.dtype == torch.float64 else torch.float32
     result: Tensor = torch.ops.sparseconv.gather_sum(

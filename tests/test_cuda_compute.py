@@ -9,11 +9,7 @@ blocks and threads in another order, which must not change a bit. csrc/tools/che
 from __future__ import annotations
 
 import functools
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -26,46 +22,9 @@ from sparseconv import _native, _native_cuda, functional
 from sparseconv import nn as spnn
 from sparseconv._pack_2to4 import pack_2to4
 
-ROOT = Path(__file__).parents[1]
-FUNCTIONS = (
-    "gather_gemm",
-    "gather_outer",
-    "column_sum",
-    "max_pool",
-    "max_pool_grad",
-    "gather_sum",
-    "gather_max",
-)
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 # Of the largest value: rounding of the result, and for TF32 of the operands.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-@pytest.fixture(scope="session")
-def emulated() -> ModuleType:
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_emulated"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    spec = importlib.util.spec_from_file_location("_emulated", ROOT / "build" / "emulated" / "_emulated.so")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def on_emulated_gpu(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sends the compute functions of the package to the emulated kernels, in the order that a seed gives."""
-
-    def use(seed: int) -> None:
-        for name in FUNCTIONS:
-            monkeypatch.setattr(_native, name, functools.partial(getattr(_native_cuda, name), emulated, seed))
-
-    return use
 
 
 def close(got: Tensor, want: Tensor, tolerance: float) -> None:

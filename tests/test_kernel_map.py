@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import oracle
 import pytest
@@ -15,9 +17,19 @@ from strategies import Case, cases, coords_of, same_bits
 
 import sparseconv
 import sparseconv.nn as spnn
-from sparseconv import kernel_map, pairing, pairs
+from sparseconv import _torch_maps, kernel_map, pairing, pairs
 
-METHODS = ["hash", "sort"]
+METHODS = ["hash", "sort", "torch"]
+
+
+def build(method: str, *arrays: torch.Tensor, **options: object) -> sparseconv.KernelMap:
+    """`build_kernel_map` by one of its methods, or "torch": by the operators that serve a GPU."""
+    if method != "torch":
+        return sparseconv.build_kernel_map(*arrays, method=method, **options)
+    with mock.patch.object(_torch_maps, "needed", return_value=True):
+        kmap = sparseconv.build_kernel_map(*arrays, **options)
+        assert kmap.neighbors.shape[0] == kmap.reverse().taps  # both are kept for who asks later
+        return kmap
 
 
 def expected_arrays(pairs: list[oracle.Pair], taps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,9 +63,7 @@ def check_map(kmap: sparseconv.KernelMap, case: Case, pairs: list[oracle.Pair], 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 @given(case=cases(for_map=True, max_rows=25, max_volume=100))
 def test_map_equals_the_oracle(method: str, case: Case) -> None:
-    kmap = sparseconv.build_kernel_map(
-        coords_of(case.sites, case.rel.ndim), method=method, **map_options(case)
-    )
+    kmap = build(method, coords_of(case.sites, case.rel.ndim), **map_options(case))
     check_map(kmap, case, case.pairs, case.rel.volume)
 
 
@@ -63,7 +73,7 @@ def test_map_onto_given_sites(method: str, case: Case) -> None:
     if case.rel.submanifold:
         return  # its output sites are the input's
     coords, target = coords_of(case.sites, case.rel.ndim), coords_of(case.target, case.rel.ndim)
-    kmap = sparseconv.build_kernel_map(coords, target, method=method, **map_options(case))
+    kmap = build(method, coords, target, **map_options(case))
     check_map(kmap, case, case.pairs, case.rel.volume)
 
 
@@ -74,7 +84,7 @@ def test_taps_select_pairs_and_never_sites(method: str, case: Case, data: st.Dat
     all_taps = case.rel.taps()
     taps = torch.tensor([all_taps[t] for t in kept], dtype=torch.int32).reshape(-1, case.rel.ndim)
     coords = coords_of(case.sites, case.rel.ndim)
-    kmap = sparseconv.build_kernel_map(coords, taps=taps, method=method, **map_options(case))
+    kmap = build(method, coords, taps=taps, **map_options(case))
     pairs = oracle.pairs(case.rel, case.sites, case.out_sites, [all_taps[t] for t in kept])
     check_map(kmap, case, pairs, len(kept))
 
@@ -111,7 +121,7 @@ def test_hash_and_sort_agree_for_every_thread_count(ndim: int, kind: str) -> Non
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for method in METHODS:
-            kmap = sparseconv.build_kernel_map(x.coords, method=method, **options)
+            kmap = build(method, x.coords, **options)
             first = first or kmap
             same_map(kmap, first)
     assert len(first.pairs) > 6000  # the comparison was not about nothing
@@ -136,7 +146,7 @@ def test_ten_thousand_rows(ndim: int, geometry: dict[str, object]) -> None:
     rel = oracle.make(ndim, **geometry)
     case = Case(rel, tuple(oracle.rows_of(x.coords.numpy())), None, 2, 1, 1, 1, False, 0)
     for method in METHODS:
-        kmap = sparseconv.build_kernel_map(x.coords, method=method, **map_options(case))
+        kmap = build(method, x.coords, **map_options(case))
         check_map(kmap, case, case.pairs, rel.volume)
 
 
@@ -147,11 +157,11 @@ def test_maps_too_large_for_one_table_are_built_by_groups_of_taps(
     x = random_tensor(3, 300, 1, extent=8)
     settings = ({"submanifold": True}, {"stride": 2}, {"stride": 2, "transposed": True})
     for options in settings:
-        whole = sparseconv.build_kernel_map(x.coords, kernel_size=3, method=method, **options)
+        whole = build(method, x.coords, kernel_size=3, **options)
         with monkeypatch.context() as patch:
             patch.setattr(pairing, "ADDRESS_SPACE", 0)
             patch.setattr(pairing, "TABLE_BYTES", 4 * 300 * 4)  # four taps at a time
-            parts = sparseconv.build_kernel_map(x.coords, kernel_size=3, method=method, **options)
+            parts = build(method, x.coords, kernel_size=3, **options)
             same_map(parts, whole)
             same_map(parts.reverse(), whole.reverse())
 
@@ -189,9 +199,7 @@ def test_large_extents_and_negative_coordinates() -> None:
     sites = [(0, x, y, z) for x in (-far, far) for y in (-far, -far + 1, far) for z in (-7, far - 1, far)]
     rel = oracle.make(3, 3, submanifold=True)
     for method in METHODS:
-        kmap = sparseconv.build_kernel_map(
-            coords_of(sites, 3), kernel_size=3, submanifold=True, method=method
-        )
+        kmap = build(method, coords_of(sites, 3), kernel_size=3, submanifold=True)
         rows, offsets = expected_arrays(oracle.pairs(rel, sites, sites), 27)
         same_bits(kmap.pairs, rows)
         same_bits(kmap.tap_offsets, offsets)
@@ -203,16 +211,12 @@ def test_the_ends_of_int32_work_or_say_why_not(edge: int) -> None:
     sites = [(0, edge), (0, edge + inward)]
     rel = oracle.make(1, 3, submanifold=True)
     for method in METHODS:
-        kmap = sparseconv.build_kernel_map(
-            coords_of(sites, 1), kernel_size=3, submanifold=True, method=method
-        )
+        kmap = build(method, coords_of(sites, 1), kernel_size=3, submanifold=True)
         same_bits(kmap.pairs, expected_arrays(oracle.pairs(rel, sites, sites), 3)[0])
         with pytest.raises(
             ValueError, match=r"(?i)int32|32.bit|axis"
         ):  # an output cell beyond int32 must not wrap
-            sparseconv.build_kernel_map(
-                coords_of(sites, 1), kernel_size=3, stride=2, transposed=True, method=method
-            )
+            build(method, coords_of(sites, 1), kernel_size=3, stride=2, transposed=True)
 
 
 @given(case=cases(for_map=True))
