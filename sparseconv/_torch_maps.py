@@ -74,17 +74,15 @@ def output_coords(
         zip(relations, ranges, strict=True)
     ):
         value = _field(keys, layout, axis + 1)
-        moved = []
-        for tap in range(kernel):
-            if to_fine:
-                to = value * stride - padding + tap * dilation
-                met = (to >= low) & (to <= high)
-            else:
-                reached = value + padding - tap * dilation
-                to = torch.div(reached, stride, rounding_mode="floor")
-                met = (to * stride == reached) & (to >= low) & (to <= high)
-            moved.append((keys + ((to - value) << layout[fields + axis + 1]))[met])
-        keys = torch.unique(torch.cat(moved))
+        reach = dilation * torch.arange(kernel, device=coords.device)[:, None]
+        if to_fine:
+            to = value * stride - padding + reach
+            met = (to >= low) & (to <= high)
+        else:
+            reached = value + padding - reach
+            to = torch.div(reached, stride, rounding_mode="floor")
+            met = (to * stride == reached) & (to >= low) & (to <= high)
+        keys = torch.unique((keys + ((to - value) << layout[fields + axis + 1]))[met])
     return unpack(keys, layout)
 
 
@@ -113,8 +111,8 @@ def find_pairs(
         place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
         found = keys[place] == wanted
         counts.append(found.sum(1))
-        columns = found.nonzero()[:, 1]  # ordered by (tap, coarse row)
-        pairs.append(torch.stack([rows[place[found]], columns.to(torch.int32)], 1))
+        tap, column = found.nonzero().unbind(1)  # ordered by (tap, coarse row)
+        pairs.append(torch.stack([rows[place[tap, column]], column.to(torch.int32)], 1))
     offsets = torch.zeros(len(taps) + 1, dtype=torch.int64, device=fine.device)
     torch.cumsum(torch.cat(counts), 0, out=offsets[1:])
     return torch.cat(pairs), offsets

@@ -272,7 +272,8 @@ def check_taps(taps: Tensor | None, geometry: Geometry) -> Tensor | None:
         )
     if taps.ndim != 2 or taps.shape[1] != geometry.ndim:
         raise ValueError(f"taps must be [K, {geometry.ndim}], got {list(taps.shape)}")
-    taps = taps.cpu()  # the host reads them; maps say which device theirs are for
+    _native.require_device(taps.device)
+    taps = taps.cpu()  # the host reads them
     sizes = torch.tensor(geometry.kernel_size, dtype=torch.int32)
     if bool(((taps < 0) | (taps >= sizes)).any()):
         raise ValueError(

@@ -17,7 +17,7 @@ for folder in datasets pruning; do
     if [ -f "$folder/__init__.py" ]; then ln -s "$root/$folder" "$view/sparseconv/$folder"; fi
 done
 shopt -s nullglob
-scripts=("$root"/examples/*.py "$root"/benchmarks/*.py "$root"/tools/*.py)
+scripts=("$root"/examples/*.py "$root"/benchmarks/*.py "$root"/tools/*.py "$root/tools/gpu_check")
 cd "$view"
 MYPYPATH=$view:$root/examples:$root/benchmarks:$root/tools exec "$py" -m mypy --config-file "$root/pyproject.toml" \
     --cache-dir "$root/.mypy_cache" sparseconv "${scripts[@]}"

@@ -22,7 +22,8 @@ def define(schema: str, kernel: Any, fake: Any, autograd: Any = None) -> None:
     """Registers sparseconv::<schema>; `autograd` is the kernel that records, None for operators without a derivative."""
     name = schema.split("(")[0]
     library.define(schema)
-    library.impl(name, kernel, "CPU")
+    for key in ("CPU", "CUDA"):
+        library.impl(name, kernel, key)
     torch.library.register_fake(f"sparseconv::{name}", fake, lib=library)
     if autograd is not None:
         library.impl(name, autograd, "Autograd")
