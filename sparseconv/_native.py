@@ -308,6 +308,7 @@ def build_config() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "cuda": _cuda is not None,
         "cuda_architectures": tuple(_cuda.architectures.split(";")) if _cuda is not None else (),
+        "gpus": torch.cuda.device_count(),
     }
 
 

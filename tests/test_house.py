@@ -257,12 +257,15 @@ def test_every_public_name_of_the_contract_exists() -> None:
 
 
 def test_show_config_says_what_was_built() -> None:
+    import torch
+
     import sparseconv
 
     config = sparseconv.show_config()
     assert {"version", "instruction_set", "threads", "cuda", "cuda_architectures"} <= set(config)
     assert config["instruction_set"] in {"generic", "avx2", "avx512", "avx512bf16"}
     assert isinstance(config["cuda"], bool)
+    assert config["gpus"] > 0 or not torch.cuda.is_available()
     declared = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert declared and config["version"] == sparseconv.__version__ == declared[1]
 
