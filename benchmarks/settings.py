@@ -31,6 +31,7 @@ class Settings:
     threads: int
     options: Options
     against: tuple[str, ...]
+    via: str
     budget: Budget
     quick: bool
     machine: str | None
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     add = parser.add_argument
     add("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all there are")
+    add("--suite", action="append", default=[], metavar="SUITE", help="the same, repeatable")
     add(
         "--scan",
         action="append",
@@ -76,6 +78,12 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         metavar="LIST",
         help=f"of {','.join(PEERS)}, or none (default %(default)s)",
     )
+    add(
+        "--via",
+        default="layers",
+        choices=("layers", "spconv-api"),
+        help="spconv-api: networks written on spconv's API run on sparseconv.compat.spconv too, beside our own layers",
+    )
     add("--repeats", type=int, default=11, help="at most so many rounds of each measurement (default 11)")
     add(
         "--seconds",
@@ -96,7 +104,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     given = parser.parse_args(arguments)
 
-    suites = tuple(given.suites) or SUITES
+    suites = (*given.suites, *given.suite) or SUITES
     for suite in suites:
         if suite not in SUITES:
             parser.error(f"suites are {', '.join(SUITES)}, got {suite!r}")
@@ -127,6 +135,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         threads=given.threads,
         options=Options(given.device, DTYPES[given.dtype]),
         against=against,
+        via=given.via,
         budget=budget,
         quick=given.quick,
         machine=given.machine,

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from report import OURS, Check, Report, row_of
 from scaling import extremes, one_against_two
 from scans import Scan
 from settings import Settings
-from timing import Task, interleave
+from timing import Task, interleave, ratios
 from torch import Tensor, nn
 
 import sparseconv
@@ -28,6 +29,7 @@ CLASSES = 20
 TOLERANCE_OUTPUT = 1e-4
 TOLERANCE_GRADIENT = 2e-2
 FUSED, NARROW = f"{OURS} fused", f"{OURS} fused, bfloat16"
+DROP_IN = f"{OURS}.compat.spconv"
 
 
 @dataclass
@@ -72,8 +74,10 @@ def run(scans: list[Scan], engines: list[str], settings: Settings, report: Repor
                 measure_threads(networks[OURS], name, scan, settings, report)
 
 
-def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]:
-    """The network on our engine and, where it is measured, on spconv with the same weights."""
+def networks_of(
+    name: str, scan: Scan, engines: list[str], via_spconv_api: bool = False
+) -> dict[str, Network]:
+    """The network on our engine and, where they are measured, on spconv and on our drop-in for it with the same weights."""
     torch.manual_seed(0)
     coords, shape = cells_for(name, scan)
     features = torch.randn(len(coords), CHANNELS)
@@ -94,22 +98,34 @@ def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]
     networks[FUSED] = Network(fused, call_ours)
     networks[NARROW] = Network(copy.deepcopy(fused).bfloat16(), call_ours)
     if "spconv" in engines:
-        import spconv.pytorch as spconv
-        import spconv_networks
+        import spconv.pytorch
 
-        theirs: nn.Module
-        if name == "MinkUNet18":
-            theirs = spconv_networks.MinkUNet18(CHANNELS, CLASSES)
-        else:
-            theirs = spconv_networks.VoxelBackbone8x(CHANNELS)
-        theirs.load_state_dict(sparseconv.convert.state_dict_to("spconv", ours))
+        networks["spconv"] = on_spconv_api(name, spconv.pytorch, ours, features, coords, shape)
+    if via_spconv_api:
+        from sparseconv.compat import spconv as drop_in
 
-        def call_theirs(module: nn.Module) -> tuple[Tensor, Tensor]:
-            out: Any = module(spconv.SparseConvTensor(features, coords, list(shape), 1))
-            return out.features, out.indices
-
-        networks["spconv"] = Network(theirs, call_theirs)
+        networks[DROP_IN] = on_spconv_api(name, drop_in, ours, features, coords, shape)
     return networks
+
+
+def on_spconv_api(
+    name: str, sp: ModuleType, ours: nn.Module, features: Tensor, coords: Tensor, shape: Sequence[int]
+) -> Network:
+    """The network with the weights of `ours` on spconv's API, as `sp` implements it."""
+    import spconv_networks
+
+    theirs: nn.Module
+    if name == "MinkUNet18":
+        theirs = spconv_networks.MinkUNet18(sp, CHANNELS, CLASSES)
+    else:
+        theirs = spconv_networks.VoxelBackbone8x(sp, CHANNELS)
+    theirs.load_state_dict(sparseconv.convert.state_dict_to("spconv", ours))
+
+    def call(module: nn.Module) -> tuple[Tensor, Tensor]:
+        out: Any = module(sp.SparseConvTensor(features, coords, list(shape), 1))
+        return out.features, out.indices
+
+    return Network(theirs, call)
 
 
 def cells_for(name: str, scan: Scan) -> tuple[Tensor, tuple[int, ...]]:
@@ -146,7 +162,7 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
     case = f"{scan.label}, {name}"
     ours = networks[OURS]
     expected_out = _sorted_output(ours)
-    expected = gradients(ours) if "spconv" in networks else {}
+    expected = gradients(ours) if {"spconv", DROP_IN} & networks.keys() else {}
     good = [OURS]
     for engine, network in networks.items():
         if engine == OURS:
@@ -154,7 +170,7 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
         error = distance(_sorted_output(network).to(expected_out.dtype), expected_out)
         allowed = TOLERANCE_BFLOAT16 if engine == NARROW else TOLERANCE_OUTPUT
         right = report.check(Check(case, engine, "output, relative norm", error, allowed))
-        if engine == "spconv":
+        if engine in ("spconv", DROP_IN):
             found = sparseconv.convert.state_dict_from("spconv", gradients(network), ours.module)
             flat = [torch.cat([g[n].flatten() for n in expected]) for g in (found, expected)]
             error = distance(flat[0], flat[1])
@@ -175,7 +191,7 @@ def measure(
     name: str, scan: Scan, engines: list[str], settings: Settings, report: Report
 ) -> dict[str, Network]:
     """One network on one scan; returns what was measured."""
-    networks = networks_of(name, scan, engines)
+    networks = networks_of(name, scan, engines, settings.via == "spconv-api")
     good = compare(name, scan, networks, report)
     budget = replace(settings.budget, seconds=2 * settings.budget.seconds)
     forward = {n: Task(networks[n].forward) for n in good}
@@ -190,6 +206,8 @@ def measure(
             tasks,
         )
         row.numbers["voxels"] = len(scan)
+        if DROP_IN in good:
+            row.numbers["drop-in, times the native layers' time"] = ratios(timings, DROP_IN, OURS).median
         report.add(row)
     return networks
 
