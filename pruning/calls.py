@@ -26,6 +26,7 @@ _VIEWS = frozenset(
     "aten::clone aten::unsqueeze aten::squeeze aten::_unsafe_view aten::select".split()
 )
 CONV, LINEAR, DENSE = "conv", "linear", "dense"
+MATRIX = (-2, -1)  # axes of `units.as_matrix`, which kernels of one cell are read as
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Call:
         macs: multiply-accumulates, exact: the sum over taps of pairs * C_in * C_out / groups.
         window: of a dense convolution: (stride, padding, dilation, transposed, output_padding); None for other kinds.
         transposed: the weight of a product is [C_in, C_out], as in x @ W; of a dense convolution [C_in, C_out / g, *k].
+        axes: that read and make channels, where the weight is [C_out, *k, C_in], as in spconv's layers: (last, 0), or `MATRIX`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Call:
     macs: int
     window: tuple[Any, ...] | None = None
     transposed: bool = False
+    axes: tuple[int, int] | None = None
 
 
 class CallObserver(TorchDispatchMode):
@@ -64,6 +67,7 @@ class CallObserver(TorchDispatchMode):
         parameters = dict(model.named_parameters())
         self.names = {id(p): name for name, p in parameters.items()}
         self._layouts = {name: (p.shape, p.stride()) for name, p in parameters.items()}
+        self.flat = read_as_matrix(model)
         self._views: dict[
             int, tuple[Tensor, str]
         ] = {}  # views of weights; kept, so that their ids stay theirs
@@ -89,6 +93,15 @@ class CallObserver(TorchDispatchMode):
         if call is not None:
             self._on_call(call)
 
+    def _spconv_axes(self, name: str, weight: Tensor) -> tuple[int, int] | None:
+        """The axes of a weight [C_out, *k, C_in] that a convolution got as a view [K, C_in, C_out]; None for other weights."""
+        shape, stride = self._layouts[name]
+        taps, c_in, c_out = weight.shape
+        as_stored = (shape, stride) == (weight.shape, weight.stride())
+        if as_stored or len(shape) < 3 or (shape[0], shape[-1]) != (c_out, c_in):
+            return None
+        return (len(shape) - 1, 0) if weight.stride() == (c_in, 1, taps * c_in) else None
+
     def _read(self, op: str, args: Any, out: Any) -> Call | None:
         if op == "sparseconv::gather_gemm":
             features, weight, _, pairs, offsets, *_ = args
@@ -96,13 +109,18 @@ class CallObserver(TorchDispatchMode):
             if name is None:
                 return None
             macs = len(pairs) * weight.shape[1] * weight.shape[2]
-            return Call(name, CONV, features, out, pairs, offsets, groups, macs)
+            axes = self._spconv_axes(name, weight)
+            return Call(name, CONV, features, out, pairs, offsets, groups, macs, axes=axes)
         if op in ("aten::addmm", "aten::mm"):
             features, weight = args[-2:]
             name = self.weight_name(weight)
-            if name is None or len(self._layouts[name][0]) != 2:
+            if name is None:
                 return None
             macs = features.shape[0] * weight.numel()
+            if name in self.flat and weight.ndim == 2:
+                return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=True, axes=MATRIX)
+            if len(self._layouts[name][0]) != 2:
+                return None
             as_stored = self._layouts[name] == (weight.shape, weight.stride())
             return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=as_stored)
         if op == "aten::convolution":
@@ -114,6 +132,13 @@ class CallObserver(TorchDispatchMode):
             macs, window = cells * weight.numel(), tuple(args[3:8])
             return Call(name, DENSE, features, out, None, None, groups, macs, window, transposed)
         return None
+
+
+def read_as_matrix(model: nn.Module) -> set[str]:
+    """Names of the weights of spconv's layers that are products with the rows: spconv calls these layers conv1x1."""
+    layers = {name: m for name, m in model.named_modules() if getattr(m, "conv1x1", False) is True}
+    weights = {id(m._parameters.get("weight")) for m in layers.values()}
+    return {name for name, p in model.named_parameters() if id(p) in weights and p.ndim > 2}
 
 
 def call(model: nn.Module, scan: Any, forward: Forward | None = None) -> Any:

@@ -83,7 +83,7 @@ def gathered_rows(call: Call, layer: Layer, shape: torch.Size, rows: int) -> Ite
     total = call.out.shape[0] if call.kind == CONV else x.shape[0]
     number = min(total, rows)
     chosen = torch.arange(number, device=x.device) * total // max(number, 1)
-    taps = shape[0] if call.kind == CONV else 1
+    taps = len(call.tap_offsets) - 1 if call.tap_offsets is not None else 1
     step = max(1, _CHUNK // max(8 * taps * x.shape[1], 1))
     for part in chosen.split(step) if number else ():
         if call.pairs is None or call.tap_offsets is None:

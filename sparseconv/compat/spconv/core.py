@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from ...pairs import KernelMap
 from .cells import Cells
@@ -62,7 +63,17 @@ class IndiceData:
         return self.kernel_map.tap_offsets.diff().to(torch.int32)
 
 
-class SparseConvTensor:
+class _Traceable(type):
+    """Traced by torch.fx, a call with a proxy is recorded and not run, as with the wheel's tensor."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        traced = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Proxy))
+        if traced:
+            return traced[0].tracer.create_proxy("call_function", cls, traced, {})
+        return super().__call__(*args, **kwargs)
+
+
+class SparseConvTensor(metaclass=_Traceable):
     """Rows of features on cells of a grid, as spconv has it.
 
     Args:
@@ -153,6 +164,10 @@ class SparseConvTensor:
         if cells is None or not cells.are(self.indices, self.spatial_shape, self.batch_size):
             self._cells = cells = Cells.of(self.indices, self.spatial_shape, self.batch_size)
         return cells
+
+    def clear_cache(self) -> None:
+        """Forgets the kernel maps of these rows, for every tensor on them."""
+        self.cells().sites.clear_cache()
 
     def shadow_copy(self) -> SparseConvTensor:
         """A new tensor with the same members."""
