@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .analysis import Layer, canonical, from_canonical
-from .calls import CONV, Call, observe
+from .calls import CONV, DENSE, Call, observe
 from .criteria import Context
 
 _CHUNK = 2**26  # bytes of gathered inputs that are held at once
@@ -222,7 +222,7 @@ def _bytes(m: Moments) -> int:
 def _empty(context: Context, name: str, rows: int, largest: int, by_tap: bool) -> Moments:
     layer = context.analysis.layers[name]
     shape = context.model.get_parameter(name).shape
-    if layer.transposed:
+    if layer.transposed and layer.kind == DENSE:
         raise ValueError(
             f"{layer.name}: inputs of a dense transposed convolution cannot be gathered; leave it out by ignore="
         )
