@@ -22,6 +22,7 @@ _SPCONV = {
     "pytorch.hash": "hash",
     "pytorch.utils": "utils",
     "pytorch.constants": "constants",
+    "pytorch.quantization": "quantization",
     "utils": "utils",
     "constants": "constants",
     "core": "constants",

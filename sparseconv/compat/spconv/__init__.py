@@ -3,7 +3,7 @@
 # ruff: noqa: F401, N811, A004
 """spconv 2.x on this engine: `import sparseconv.compat.spconv as spconv` in place of `import spconv.pytorch as spconv`."""
 
-from . import constants, conv, core, functional, hash, modules, ops, pool, tables, utils
+from . import constants, conv, core, functional, hash, modules, ops, pool, quantization, tables, utils
 from .constants import VERSION as __version__
 from .constants import Activation, AlgoHint, ConvAlgo, SpconvError
 from .conv import (

@@ -158,6 +158,14 @@ class SparseConvTensor(metaclass=_Traceable):
         """Cells of the grid of one sample."""
         return math.prod(self.spatial_shape)
 
+    def q_scale(self) -> float:
+        """spconv's scale of int8 features, which the layers do not take: raises SpconvError."""
+        raise SpconvError("q_scale: the features are not quantized; sparseconv.formats quantizes weights")
+
+    def dequantize(self) -> SparseConvTensor:
+        """Quantized features as float32."""
+        return self.replace_feature(self._features.dequantize())
+
     def cells(self) -> Cells:
         """The rows as the engine knows them; made anew where `indices` or the shape were changed."""
         cells = self._cells
@@ -235,6 +243,11 @@ class SparseConvTensor(metaclass=_Traceable):
         return self.replace_feature(self._features + (other if isinstance(other, Tensor) else other.features))
 
     __radd__ = __iadd__ = __add__
+
+
+def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor:
+    """An array of a shape that is zero but for updates [N, ...] at indices [N, axes]; of repeated ones any stays."""
+    return updates.new_zeros(tuple(shape)).index_put(tuple(indices.long().unbind(1)), updates)
 
 
 def expand_nd(ndim: int, value: Any) -> list[int]:

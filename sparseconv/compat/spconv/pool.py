@@ -157,3 +157,6 @@ SparseMaxPool1d, SparseMaxPool2d, SparseMaxPool3d, SparseMaxPool4d = _classes(
     SparseMaxPool, "SparseMaxPool", 4
 )
 SparseAvgPool1d, SparseAvgPool2d, SparseAvgPool3d = _classes(SparseAvgPool, "SparseAvgPool", 3)
+ALL_POOL_LAYERS = {
+    value for value in list(vars().values()) if isinstance(value, type) and issubclass(value, _LocalPool)
+} - {_LocalPool}

@@ -64,6 +64,11 @@ class ConcatTable(SparseModule):
     def forward(self, input: Any) -> list[Any]:
         return [module(input) for module in self._modules.values() if module is not None]
 
+    def input_spatial_size(self, out_size: Any) -> Any:
+        """That of the first module."""
+        first: Any = next(iter(self._modules.values()))
+        return first.input_spatial_size(out_size)
+
     def add(self, module: nn.Module) -> ConcatTable:
         """Appends a module."""
         self.add_module(str(len(self._modules)), module)
