@@ -132,6 +132,30 @@ def test_kernels_of_one_cell_read_the_flat_buffer(kind: str, channels: tuple[int
     compare(lambda e: [getattr(e, kind)(*channels, 1, **given)], scan(1, 3, channels[0], SHAPES[3]))
 
 
+@pytest.mark.parametrize("side", ["above", "below"])
+@pytest.mark.parametrize("kind", ["subm", "dilated", "strided", "pool"])
+def test_rows_outside_the_shape(kind: str, side: str) -> None:
+    """Submanifold layers compute them, with the neighbours that spconv finds; others drop what lies outside.
+
+    Above in the last sample or below in the first one: elsewhere the wheel takes such rows for those of other samples.
+    """
+    features, indices, shape, batch = scan(3, 3, 4, [4, 5, 6], rows=150)
+    indices = indices.clone()
+    if side == "above":
+        indices[:, 1] += 2 * (indices[:, 0] == 1)
+    else:
+        indices[:, 1] -= 2 * (indices[:, 0] == 0)
+    outside = (indices[:, 1] < 0) | (indices[:, 1] >= 4)
+    assert 5 < int(outside.sum()) < len(indices) - 5
+    make = {
+        "subm": lambda e: [e.SubMConv3d(4, 5, 3)],
+        "dilated": lambda e: [e.SubMConv3d(4, 5, (3, 1, 5), dilation=(2, 1, 1))],
+        "strided": lambda e: [e.SparseConv3d(4, 5, 3, 2, 1)],
+        "pool": lambda e: [e.SparseMaxPool3d(3, 2, 1)],
+    }
+    compare(make[kind], (features, indices, shape, batch))
+
+
 def test_signatures_are_the_wheels() -> None:
     for name in ours.__all__:
         own, other = getattr(ours, name), getattr(theirs, name, None)
@@ -332,6 +356,11 @@ def test_autocast_and_bfloat16() -> None:
     layer = ours.SubMConv3d(3, 4, 3)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).features.dtype == torch.bfloat16
+        kinds = []
+        for module in (ours, theirs):
+            own = module.SparseConvTensor(x.features, x.indices, x.spatial_shape, x.batch_size)
+            kinds.append(module.SubMConv3d(3, 4, 1)(own).features.dtype)
+    assert kinds == [torch.bfloat16] * 2
 
 
 INSTALLED = """

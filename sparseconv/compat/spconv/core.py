@@ -79,7 +79,7 @@ class SparseConvTensor(metaclass=_Traceable):
     Args:
         features: [N, C].
         indices: int32 [N, 1 + D], column 0 the batch index. Rows may repeat (see `cells.Cells`) and lie outside the shape:
-            submanifold layers compute them like others, other layers drop the cells of their output that lie outside.
+            submanifold layers compute them (see `cells.Cells.inside`), other layers drop cells of their output that lie outside.
         spatial_shape: cells per axis.
         batch_size: samples.
         grid, voxel_num, benchmark, force_algo and the rest are kept and, but for `benchmark`, without effect.
