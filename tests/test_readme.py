@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-TUTORIALS = [ROOT / "docs" / f"{name}.md" for name in ("pruning", "quantized", "nm", "checkpoints")]
+TUTORIALS = [ROOT / "docs" / f"{name}.md" for name in ("pruning", "quantized", "nm", "checkpoints", "compat")]
 SHELL = {"bash", "sh", "shell", "console"}
 
 
