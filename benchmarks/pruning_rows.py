@@ -28,6 +28,11 @@ RECORD, WEIGHTS, CONFUSION, PLAN = "row.json", "weights.safetensors", "confusion
 HALF_CONFUSION = "confusion-bfloat16.safetensors"
 
 
+# Of the width at which all layers alike would have that share of the work, the part that every group of channels keeps. Without a
+# bound the ranking leaves blocks of 80 channels with 16 between their two convolutions, which learn less and run slower.
+BALANCE = 0.86
+
+
 @dataclass(frozen=True)
 class Stage:
     """One pruning, and the fine-tuning after it.
@@ -271,7 +276,8 @@ def choices(stage: Stage) -> tuple[Any, Any, Any]:
     if isinstance(
         granularity, pruning.Channels
     ):  # first-order changes of the loss compare across groups as they are
-        ratio: pruning.Ratio = pruning.Macs(stage.stays, normalize=False, by="macs")
+        most = 1 - BALANCE * stage.stays**0.5
+        ratio: pruning.Ratio = pruning.Macs(stage.stays, most=most, normalize=False, by="macs")
     else:
         ratio = pruning.Macs(stage.stays) if granularity.removes else pruning.Global(1 - stage.stays)
     return granularity, criteria[stage.criterion], ratio

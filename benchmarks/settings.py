@@ -15,7 +15,6 @@ from timing import Budget
 
 SUITES = ("maps", "conv", "network", "fc")
 PEERS = ("spconv", "torch", "dense", "minkowski")
-VIA = ("layers", "spconv-api")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -50,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     add = parser.add_argument
     add("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all there are")
-    add("--suite", action="append", default=[], metavar="SUITE", help="the same as an option, repeatable")
+    add("--suite", action="append", default=[], metavar="SUITE", help="the same, repeatable")
     add(
         "--scan",
         action="append",
@@ -81,9 +80,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     add(
         "--via",
-        default=VIA[0],
-        choices=VIA,
-        help="network: spconv-api adds the networks as written for spconv, on sparseconv.compat.spconv",
+        default="layers",
+        choices=("layers", "spconv-api"),
+        help="spconv-api: networks written on spconv's API run on sparseconv.compat.spconv too, beside our own layers",
     )
     add("--repeats", type=int, default=11, help="at most so many rounds of each measurement (default 11)")
     add(

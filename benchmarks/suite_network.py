@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
-import spconv_networks
 import torch
 from checks import TOLERANCE_BFLOAT16
 from engines import lexicographic
@@ -17,11 +17,10 @@ from report import OURS, Check, Report, row_of
 from scaling import extremes, one_against_two
 from scans import Scan
 from settings import Settings
-from timing import Task, interleave
+from timing import Task, interleave, ratios
 from torch import Tensor, nn
 
 import sparseconv
-import sparseconv.compat.spconv
 
 CHANNELS = 4  # of a voxel: x, y, z, remission
 CLASSES = 20
@@ -30,7 +29,7 @@ CLASSES = 20
 TOLERANCE_OUTPUT = 1e-4
 TOLERANCE_GRADIENT = 2e-2
 FUSED, NARROW = f"{OURS} fused", f"{OURS} fused, bfloat16"
-VIA = f"{OURS} by spconv's API"
+DROP_IN = f"{OURS}.compat.spconv"
 
 
 @dataclass
@@ -75,8 +74,10 @@ def run(scans: list[Scan], engines: list[str], settings: Settings, report: Repor
                 measure_threads(networks[OURS], name, scan, settings, report)
 
 
-def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]:
-    """The network on our engine and, where they are measured, as written for spconv, with the same weights."""
+def networks_of(
+    name: str, scan: Scan, engines: list[str], via_spconv_api: bool = False
+) -> dict[str, Network]:
+    """The network on our engine and, where they are measured, on spconv and on our drop-in for it with the same weights."""
     torch.manual_seed(0)
     coords, shape = cells_for(name, scan)
     features = torch.randn(len(coords), CHANNELS)
@@ -96,27 +97,35 @@ def networks_of(name: str, scan: Scan, engines: list[str]) -> dict[str, Network]
     fused = sparseconv.fuse(copy.deepcopy(ours).eval())
     networks[FUSED] = Network(fused, call_ours)
     networks[NARROW] = Network(copy.deepcopy(fused).bfloat16(), call_ours)
-    packages: dict[str, Any] = {}
-    if VIA in engines:
-        packages[VIA] = sparseconv.compat.spconv
     if "spconv" in engines:
         import spconv.pytorch
 
-        packages["spconv"] = spconv.pytorch
-    for engine, package in packages.items():
-        theirs: nn.Module
-        if name == "MinkUNet18":
-            theirs = spconv_networks.MinkUNet18(package, CHANNELS, CLASSES)
-        else:
-            theirs = spconv_networks.VoxelBackbone8x(package, CHANNELS)
-        theirs.load_state_dict(sparseconv.convert.state_dict_to("spconv", ours))
+        networks["spconv"] = on_spconv_api(name, spconv.pytorch, ours, features, coords, shape)
+    if via_spconv_api:
+        from sparseconv.compat import spconv as drop_in
 
-        def call_theirs(module: nn.Module, package: Any = package) -> tuple[Tensor, Tensor]:
-            out: Any = module(package.SparseConvTensor(features, coords, list(shape), 1))
-            return out.features, out.indices
-
-        networks[engine] = Network(theirs, call_theirs)
+        networks[DROP_IN] = on_spconv_api(name, drop_in, ours, features, coords, shape)
     return networks
+
+
+def on_spconv_api(
+    name: str, sp: ModuleType, ours: nn.Module, features: Tensor, coords: Tensor, shape: Sequence[int]
+) -> Network:
+    """The network with the weights of `ours` on spconv's API, as `sp` implements it."""
+    import spconv_networks
+
+    theirs: nn.Module
+    if name == "MinkUNet18":
+        theirs = spconv_networks.MinkUNet18(sp, CHANNELS, CLASSES)
+    else:
+        theirs = spconv_networks.VoxelBackbone8x(sp, CHANNELS)
+    theirs.load_state_dict(sparseconv.convert.state_dict_to("spconv", ours))
+
+    def call(module: nn.Module) -> tuple[Tensor, Tensor]:
+        out: Any = module(sp.SparseConvTensor(features, coords, list(shape), 1))
+        return out.features, out.indices
+
+    return Network(theirs, call)
 
 
 def cells_for(name: str, scan: Scan) -> tuple[Tensor, tuple[int, ...]]:
@@ -153,8 +162,7 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
     case = f"{scan.label}, {name}"
     ours = networks[OURS]
     expected_out = _sorted_output(ours)
-    written_for_spconv = [engine for engine in (VIA, "spconv") if engine in networks]
-    expected = gradients(ours) if written_for_spconv else {}
+    expected = gradients(ours) if {"spconv", DROP_IN} & networks.keys() else {}
     good = [OURS]
     for engine, network in networks.items():
         if engine == OURS:
@@ -162,7 +170,7 @@ def compare(name: str, scan: Scan, networks: dict[str, Network], report: Report)
         error = distance(_sorted_output(network).to(expected_out.dtype), expected_out)
         allowed = TOLERANCE_BFLOAT16 if engine == NARROW else TOLERANCE_OUTPUT
         right = report.check(Check(case, engine, "output, relative norm", error, allowed))
-        if engine in written_for_spconv:
+        if engine in ("spconv", DROP_IN):
             found = sparseconv.convert.state_dict_from("spconv", gradients(network), ours.module)
             flat = [torch.cat([g[n].flatten() for n in expected]) for g in (found, expected)]
             error = distance(flat[0], flat[1])
@@ -183,7 +191,7 @@ def measure(
     name: str, scan: Scan, engines: list[str], settings: Settings, report: Report
 ) -> dict[str, Network]:
     """One network on one scan; returns what was measured."""
-    networks = networks_of(name, scan, engines)
+    networks = networks_of(name, scan, engines, settings.via == "spconv-api")
     good = compare(name, scan, networks, report)
     budget = replace(settings.budget, seconds=2 * settings.budget.seconds)
     forward = {n: Task(networks[n].forward) for n in good}
@@ -198,6 +206,10 @@ def measure(
             tasks,
         )
         row.numbers["voxels"] = len(scan)
+        if DROP_IN in good:
+            # In turns by themselves: in the rounds of all, each has the caches and freed memory of another engine's run.
+            pair = interleave({n: tasks[n] for n in (OURS, DROP_IN)}, budget)
+            row.numbers["drop-in, times the native layers' time"] = ratios(pair, DROP_IN, OURS).median
         report.add(row)
     return networks
 

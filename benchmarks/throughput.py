@@ -114,8 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> Report:
         overhead.run(names, settings, report)
         memory.run(scans, names, settings, report)
     if "network" in settings.suites:
-        via = [suite_network.VIA] if settings.via == "spconv-api" else []
-        suite_network.run(scans, [*via, *names], settings, report)
+        suite_network.run(scans, names, settings, report)
     if "fc" in settings.suites:
         suite_fc.run(settings, report)
     if "spconv" in names and scans:

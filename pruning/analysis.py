@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from .. import SparseTensor
 from .. import nn as snn
-from .calls import CONV, FLAT, LINEAR, Call, Forward, call, evaluating
+from .calls import CONV, LINEAR, MATRIX, Call, Forward, call, evaluating, read_as_matrix
 from .channel_ids import ChannelIds
 from .coupling import channel_groups
 from .follow import Axes, ChannelFollower, tensors_in
 from .rules import RULES
 from .surgery import tensor_of
-from .units import Units
+from .units import Units, as_matrix, from_matrix, length
 from .verify import verified
 
 
@@ -31,14 +31,13 @@ class Layer:
     Attributes:
         name: of the module.
         weight: of the parameter.
-        kind: "conv", "linear", "dense" or "flat".
+        kind: "conv", "linear" or "dense".
         macs: multiply-accumulates per scan.
         pairs: float64 [K], pairs of each tap per scan; None unless kind is "conv".
         rows: output rows per scan.
         groups: of the channels.
         transposed: the weight is [C_in, C_out] (linear, as in x @ W) or [C_in, C_out / g, *k] (a dense transposed convolution).
-        ndim: axes of the weight where a convolution keeps it as spconv does, [C_out, *k, C_in]; 0 for [K, C_in / g, C_out].
-        shape: what the weight of a "flat" product is read as.
+        axes: as in `Call`, for weights of spconv's layers.
     """
 
     name: str
@@ -49,8 +48,7 @@ class Layer:
     pairs: Tensor | None = None
     rows: float = 0.0
     transposed: bool = False
-    ndim: int = 0
-    shape: tuple[int, ...] = ()
+    axes: tuple[int, int] | None = None
 
 
 @dataclass
@@ -100,16 +98,7 @@ def analyze(
         layer = result.layers.get(seen.name)
         if layer is None:
             name = seen.name.rpartition(".")[0] or seen.name
-            ndim = tensor_of(model, seen.name).ndim if seen.channels_first else 0
-            layer = Layer(
-                name,
-                seen.name,
-                seen.kind,
-                seen.groups,
-                transposed=seen.transposed,
-                ndim=ndim,
-                shape=seen.shape,
-            )
+            layer = Layer(name, seen.name, seen.kind, seen.groups, transposed=seen.transposed, axes=seen.axes)
             result.layers[seen.name] = layer
         layer.macs += seen.macs / len(scans)
         layer.rows += seen.out[:, 0].numel() / len(scans)
@@ -141,7 +130,9 @@ def analyze(
     if any(p.ndim > 1 and name not in tensors for name, p in model.named_parameters()):
         _follow_training(model, scans, forward, ids, tensors)
     result.maps = maps.shared()
-    result.channels, result.left = channel_groups(model, ids, tensors, _costs(model, result.layers.values()))
+    result.channels, result.left = channel_groups(
+        model, ids, tensors, _costs(model, result.layers.values()), read_as_matrix(model)
+    )
     if verify and result.channels:
         result.channels, wrong = verified(
             model, next((s for s in scans if not is_empty(s)), scans[0]), forward, result.channels
@@ -169,7 +160,8 @@ def _follow_training(
 
 def is_empty(scan: Any) -> bool:
     """Whether a scan is a tensor without rows."""
-    return isinstance(scan, SparseTensor) and len(scan) == 0
+    features = getattr(scan, "features", None)
+    return isinstance(features, Tensor) and len(features) == 0
 
 
 def _mark_inputs(follower: ChannelFollower, scan: Any) -> None:
@@ -187,25 +179,25 @@ def _costs(model: nn.Module, layers: Iterable[Layer]) -> dict[tuple[str, int], f
     for layer in layers:
         shape = tensor_of(model, layer.weight).shape
         for axis in axes_of(layer):
-            costs[layer.weight, axis] = layer.macs / shape[axis]
+            costs[layer.weight, axis] = layer.macs / length(shape, axis)
     return costs
 
 
 def axes_of(layer: Layer) -> tuple[int, int]:
-    """The axes of a layer's weight that read and make channels; (-1, -1) where none do."""
-    if layer.kind == FLAT:
-        return -1, -1
+    """The axes of a layer's weight that read and make channels."""
+    if layer.axes is not None:
+        return layer.axes
     if layer.kind == CONV:
-        return (layer.ndim - 1, 0) if layer.ndim else (1, 2)
+        return 1, 2
     return (0, 1) if layer.transposed else (1, 0)
 
 
 def canonical(layer: Layer, x: Tensor) -> Tensor:
-    """A weight (or something of its shape) as [K, C_in / g, C_out]."""
-    if layer.kind == FLAT:
-        return x.reshape(1, *layer.shape)
-    if layer.kind == CONV:
-        return x.flatten(1, -2).permute(1, 2, 0) if layer.ndim else x
+    """A view of a weight (or of something of its shape) as [K, C_in / g, C_out]."""
+    if layer.axes == MATRIX:
+        return as_matrix(x)[None]
+    if layer.kind == CONV and layer.axes is None:
+        return x
     if layer.kind == LINEAR:
         return (x if layer.transposed else x.t())[None]
     reads, makes = axes_of(layer)
@@ -214,14 +206,15 @@ def canonical(layer: Layer, x: Tensor) -> Tensor:
 
 def from_canonical(layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
     """Back to the weight's own shape."""
-    if layer.kind == FLAT:
-        return x.reshape(shape)
-    if layer.kind == CONV:
-        return x.permute(2, 0, 1).reshape(shape) if layer.ndim else x
+    if layer.axes == MATRIX:
+        return from_matrix(x[0], len(shape))
+    if layer.kind == CONV and layer.axes is None:
+        return x
     if layer.kind == LINEAR:
         return x[0] if layer.transposed else x[0].t()
     reads, makes = axes_of(layer)
-    unfolded: Tensor = x.unflatten(0, shape[2:])
+    kernel = [size for axis, size in enumerate(shape) if axis not in (reads, makes)]
+    unfolded: Tensor = x.unflatten(0, kernel)
     return unfolded.movedim((-2, -1), (reads, makes))
 
 

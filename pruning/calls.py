@@ -25,7 +25,8 @@ _VIEWS = frozenset(
     "aten::t aten::transpose aten::permute aten::detach aten::alias aten::view aten::_to_copy aten::contiguous "
     "aten::clone aten::unsqueeze aten::squeeze aten::_unsafe_view aten::select".split()
 )
-CONV, LINEAR, DENSE, FLAT = "conv", "linear", "dense", "flat"
+CONV, LINEAR, DENSE = "conv", "linear", "dense"
+MATRIX = (-2, -1)  # axes of `units.as_matrix`, which kernels of one cell are read as
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Call:
 
     Attributes:
         name: the weight's name in the model, such as "stem.0.weight".
-        kind: "conv" (weight [K, C_in / g, C_out]), "linear" ([C_out, C_in], or its transpose), "dense" (torch's convolutions) or
-            "flat" (a product with a weight's buffer read as [C_in, C_out], whatever its shape: spconv's kernels of one cell).
+        kind: "conv" (weight [K, C_in / g, C_out]), "linear" ([C_out, C_in], or its transpose) or "dense" (torch's convolutions).
         features: what is multiplied, [n_in, C_in] (dense: [B, C_in, *shape]).
         out: the result, [n_out, C_out] (dense: [B, C_out, *shape]).
         pairs, tap_offsets: of the kernel map, int32 [P, 2] and int64 [K + 1]; None unless kind is "conv".
@@ -43,8 +43,7 @@ class Call:
         macs: multiply-accumulates, exact: the sum over taps of pairs * C_in * C_out / groups.
         window: of a dense convolution: (stride, padding, dilation, transposed, output_padding); None for other kinds.
         transposed: the weight of a product is [C_in, C_out], as in x @ W; of a dense convolution [C_in, C_out / g, *k].
-        channels_first: the weight of a "conv" is [C_out, *k, C_in], as spconv's layers keep it.
-        shape: of the weight as it was multiplied by.
+        axes: that read and make channels, where the weight is [C_out, *k, C_in], as in spconv's layers: (last, 0), or `MATRIX`.
     """
 
     name: str
@@ -57,8 +56,7 @@ class Call:
     macs: int
     window: tuple[Any, ...] | None = None
     transposed: bool = False
-    channels_first: bool = False
-    shape: tuple[int, ...] = ()
+    axes: tuple[int, int] | None = None
 
 
 class CallObserver(TorchDispatchMode):
@@ -69,6 +67,7 @@ class CallObserver(TorchDispatchMode):
         parameters = dict(model.named_parameters())
         self.names = {id(p): name for name, p in parameters.items()}
         self._layouts = {name: (p.shape, p.stride()) for name, p in parameters.items()}
+        self.flat = read_as_matrix(model)
         self._views: dict[
             int, tuple[Tensor, str]
         ] = {}  # views of weights; kept, so that their ids stay theirs
@@ -94,8 +93,14 @@ class CallObserver(TorchDispatchMode):
         if call is not None:
             self._on_call(call)
 
-    def _as_stored(self, name: str, weight: Tensor) -> bool:
-        return self._layouts[name] == (weight.shape, weight.stride())
+    def _spconv_axes(self, name: str, weight: Tensor) -> tuple[int, int] | None:
+        """The axes of a weight [C_out, *k, C_in] that a convolution got as a view [K, C_in, C_out]; None for other weights."""
+        shape, stride = self._layouts[name]
+        taps, c_in, c_out = weight.shape
+        as_stored = (shape, stride) == (weight.shape, weight.stride())
+        if as_stored or len(shape) < 3 or (shape[0], shape[-1]) != (c_out, c_in):
+            return None
+        return (len(shape) - 1, 0) if weight.stride() == (c_in, 1, taps * c_in) else None
 
     def _read(self, op: str, args: Any, out: Any) -> Call | None:
         if op == "sparseconv::gather_gemm":
@@ -104,29 +109,20 @@ class CallObserver(TorchDispatchMode):
             if name is None:
                 return None
             macs = len(pairs) * weight.shape[1] * weight.shape[2]
-            turned = not self._as_stored(name, weight)
-            return Call(
-                name,
-                CONV,
-                features,
-                out,
-                pairs,
-                offsets,
-                groups,
-                macs,
-                channels_first=turned,
-                shape=weight.shape,
-            )
+            axes = self._spconv_axes(name, weight)
+            return Call(name, CONV, features, out, pairs, offsets, groups, macs, axes=axes)
         if op in ("aten::addmm", "aten::mm"):
             features, weight = args[-2:]
             name = self.weight_name(weight)
             if name is None:
                 return None
-            macs, as_stored = features.shape[0] * weight.numel(), self._as_stored(name, weight)
-            if len(self._layouts[name][0]) == 2:
-                return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=as_stored)
-            whole = weight.is_contiguous() and weight.numel() == self._layouts[name][0].numel()
-            return Call(name, FLAT, features, out, None, None, 1, macs, shape=weight.shape) if whole else None
+            macs = features.shape[0] * weight.numel()
+            if name in self.flat and weight.ndim == 2:
+                return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=True, axes=MATRIX)
+            if len(self._layouts[name][0]) != 2:
+                return None
+            as_stored = self._layouts[name] == (weight.shape, weight.stride())
+            return Call(name, LINEAR, features, out, None, None, 1, macs, transposed=as_stored)
         if op == "aten::convolution":
             features, weight = args[:2]
             name, transposed, groups = self.weight_name(weight), args[6], args[8]
@@ -136,6 +132,13 @@ class CallObserver(TorchDispatchMode):
             macs, window = cells * weight.numel(), tuple(args[3:8])
             return Call(name, DENSE, features, out, None, None, groups, macs, window, transposed)
         return None
+
+
+def read_as_matrix(model: nn.Module) -> set[str]:
+    """Names of the weights of spconv's layers that are products with the rows: spconv calls these layers conv1x1."""
+    layers = {name: m for name, m in model.named_modules() if getattr(m, "conv1x1", False) is True}
+    weights = {id(m._parameters.get("weight")) for m in layers.values()}
+    return {name for name, p in model.named_parameters() if id(p) in weights and p.ndim > 2}
 
 
 def call(model: nn.Module, scan: Any, forward: Forward | None = None) -> Any:

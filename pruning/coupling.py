@@ -8,7 +8,7 @@ and the rows of all weights that read it. Units that touch the same axes of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ Place = tuple[str, int]  # a tensor's name and an axis
 
 
 def channel_groups(
-    model: nn.Module, ids: ChannelIds, tensors: Mapping[str, Axes], costs: Mapping[Place, float]
+    model: nn.Module,
+    ids: ChannelIds,
+    tensors: Mapping[str, Axes],
+    costs: Mapping[Place, float],
+    flat: Collection[str] = (),
 ) -> tuple[list[Units], dict[str, str]]:
     """The groups, and for each layer whose channels must stay the reason.
 
@@ -30,13 +34,14 @@ def channel_groups(
         model: the network.
         ids, tensors: of a finished `ChannelFollower`.
         costs: multiply-accumulates that go with one position of an axis of a weight.
+        flat: tensors whose axes are those of `units.as_matrix`.
     """
     parameters = dict(model.named_parameters())
     raw: dict[Place, Ids] = {}
     held: dict[int, list[tuple[Place, int]]] = {}  # root -> (place, position)
     roots_of: dict[Place, np.ndarray] = {}
     for name, axes in tensors.items():
-        for axis, own in enumerate(axes):
+        for axis, own in enumerate(axes, start=-2 if name in flat else 0):
             if own is None:
                 continue
             raw[name, axis] = own

@@ -15,7 +15,7 @@ from .analysis import axes_of, canonical, from_canonical
 from .calls import Call, observe
 from .criteria import Context, Criterion
 from .gathered import squared_inputs
-from .units import Member, Units
+from .units import Member, Units, length
 
 
 class _OfChannels(Criterion):
@@ -97,7 +97,7 @@ def readers_of(context: Context, units: Units, name: str) -> list[Member]:
         layer = context.analysis.layers.get(member.tensor)
         if layer is not None and member.axis is not None:
             reads, makes = axes_of(layer)
-            each = context.model.get_parameter(member.tensor).shape[reads]
+            each = length(context.model.get_parameter(member.tensor).shape, reads)
             depthwise = (
                 layer.groups > 1 and each == 1 and not layer.transposed
             )  # channel i is read by what is made of it
@@ -182,7 +182,7 @@ def _outputs(context: Context, units: Units) -> Tensor:
         weight = context.model.get_parameter(layer.weight)
         shape = canonical(layer, weight).shape
         channel = from_canonical(layer, torch.arange(shape[2]).expand(shape), weight.shape).reshape(-1)
-        unit = scored[0].spread(weight.ndim).expand(weight.shape).reshape(-1)
+        unit = scored[0].spread(weight.shape).expand(weight.shape).reshape(-1)
         ends = [
             channel.new_zeros(units.count).scatter_reduce(0, unit, channel, by, include_self=False)
             for by in ("amin", "amax")

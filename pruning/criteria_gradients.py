@@ -106,7 +106,7 @@ def _curvatures(units: Units, weights: Mapping[str, Tensor], grads: Mapping[str,
         name for name in _of(units, grads) if grads[name].requires_grad
     ]  # others are constants: no curvature
     owners = {
-        name: [o.to(weights[name].device) for o in units.owners(name, weights[name].ndim)] for name in names
+        name: [o.to(weights[name].device) for o in units.owners(name, weights[name].shape)] for name in names
     }
     for number in range(units.count if names else 0):
         parts = []

@@ -52,11 +52,20 @@ class ChannelFollower(CallObserver):
     def axes(self, x: Any) -> Axes:
         """The ids on each axis of `x`; a weight or buffer gets its own when it is first met."""
         name = self._owned.get(id(x))
-        if name is None:
+        if name is None or name in self.flat:
             found = self._axes.get(x)
             return [None] * x.ndim if found is None else found
         if name not in self.tensors:
             self.tensors[name] = [self.ids.new(n) for n in x.shape]
+        return self.tensors[name]
+
+    def matrix(self, x: Tensor) -> Axes | None:
+        """The ids on the axes of a weight that is read as a matrix (`units.as_matrix`); None for other tensors."""
+        name = self._owned.get(id(x))
+        if name not in self.flat:
+            return None
+        if name not in self.tensors:
+            self.tensors[name] = [self.ids.new(x.shape[-1]), self.ids.new(x.shape[0])]
         return self.tensors[name]
 
     def carry(self, x: Tensor, axes: Axes) -> None:

@@ -83,7 +83,7 @@ def gathered_rows(call: Call, layer: Layer, shape: torch.Size, rows: int) -> Ite
     total = call.out.shape[0] if call.kind == CONV else x.shape[0]
     number = min(total, rows)
     chosen = torch.arange(number, device=x.device) * total // max(number, 1)
-    taps = 1 if call.tap_offsets is None else len(call.tap_offsets) - 1
+    taps = len(call.tap_offsets) - 1 if call.tap_offsets is not None else 1
     step = max(1, _CHUNK // max(8 * taps * x.shape[1], 1))
     for part in chosen.split(step) if number else ():
         if call.pairs is None or call.tap_offsets is None:
@@ -222,7 +222,7 @@ def _bytes(m: Moments) -> int:
 def _empty(context: Context, name: str, rows: int, largest: int, by_tap: bool) -> Moments:
     layer = context.analysis.layers[name]
     shape = context.model.get_parameter(name).shape
-    if layer.kind == DENSE and layer.transposed:
+    if layer.transposed and layer.kind == DENSE:
         raise ValueError(
             f"{layer.name}: inputs of a dense transposed convolution cannot be gathered; leave it out by ignore="
         )

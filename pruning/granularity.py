@@ -154,7 +154,10 @@ class Offsets(Granularity):
     removes = True
 
     def units(self, model: nn.Module, analysis: Analysis) -> tuple[list[Units], dict[str, str]]:
-        """One set for every layer with more than one tap, or for the layers of every map."""
+        """One set for every layer with more than one tap, or for the layers of every map.
+
+        Raises ValueError for networks with layers of spconv's API: their weight has no list of taps to shorten.
+        """
         holders: dict[
             int, list[str]
         ] = {}  # one weight may belong to several modules, each with its own list of taps
@@ -163,15 +166,15 @@ class Offsets(Granularity):
                 holders.setdefault(id(module.weight), []).append(name)
         layers, left = {}, {}
         for layer in analysis.layers.values():
+            if layer.axes is not None:
+                raise ValueError(
+                    f"Offsets: {layer.name} is one of spconv's layers, which have all taps of their kernel: make the plan for "
+                    "sparseconv.convert.from_spconv(model)"
+                )
             if id(tensor_of(model, layer.weight)) in holders:
                 layers[layer.name] = layer
             elif layer.kind == CONV:
-                left[layer.name] = (
-                    "no layer of sparseconv.nn, whose list of taps can be shortened; convert.from_spconv makes one of a layer "
-                    "written for spconv"
-                    if layer.ndim
-                    else "a bare weight, which knows nothing of its taps"
-                )
+                left[layer.name] = "a bare weight, which knows nothing of its taps"
         groups = analysis.maps if self.shared else [(name,) for name in layers]
         found = []
         for names in groups:

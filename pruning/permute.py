@@ -16,7 +16,7 @@ from ..formats import kept_magnitude, search_permutation
 from .analysis import Analysis, analyze, axes_of, canonical, is_empty
 from .calls import Forward
 from .surgery import tensor_of
-from .units import Member, Units
+from .units import Member, Units, select
 from .verify import difference, outputs_of, probe_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -148,7 +148,7 @@ def _reorder(model: nn.Module, units: Units, order: Tensor) -> None:
         sources.append((tensor_of(model, member.tensor), member.axis, _source(member, order)))
     with torch.no_grad():
         for tensor, axis, source in sources:
-            tensor.copy_(tensor.index_select(axis, source.to(tensor.device)))
+            tensor.copy_(select(tensor, axis, source.to(tensor.device)))
 
 
 def _source(member: Member, order: Tensor) -> Tensor:

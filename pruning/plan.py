@@ -21,6 +21,7 @@ from .columns import aligned
 from .points import skip_points
 from .ratios import check_ratio
 from .surgery import check_cut, cut, tensor_of, write, zero
+from .units import select, spread
 
 Model = TypeVar("Model", bound=nn.Module)
 FORMAT = 1
@@ -42,7 +43,7 @@ class Step:
     """One pruning: what it chose among and by what, as text, and what goes.
 
     Attributes:
-        cuts: tensor name -> axis -> bool [positions], True = stays. Taken out of the network.
+        cuts: tensor name -> axis -> bool [positions], True = stays. Taken out of the network. Axes as in `Member`.
         masks: parameter name -> bool of its shape, True = stays. Set to zero.
         points: layer name -> share of rows whose work is skipped.
         entries, left: for the table: what was chosen, and layers left as they were with the reason.
@@ -102,7 +103,7 @@ class Plan:
                 masks[name] = masks[name] & mask if name in masks else mask
             for name, axes in step.cuts.items():
                 for axis, stays in axes.items() if name in masks else ():
-                    masks[name] = masks[name].index_select(axis, stays.nonzero()[:, 0])
+                    masks[name] = select(masks[name], axis, stays.nonzero()[:, 0])
         return masks
 
     # --- as text ----------------------------------------------------------------------------------------------------------
@@ -143,9 +144,7 @@ def _as_masks(model: nn.Module, cuts: Mapping[str, Mapping[int, Tensor]]) -> dic
             continue
         mask = torch.ones(tensor.shape, dtype=torch.bool)
         for axis, stays in axes.items():
-            shape = [1] * tensor.ndim
-            shape[axis] = -1
-            mask &= stays.view(shape)
+            mask &= spread(stays, axis, tensor.shape)
         masks[name] = mask
     return masks
 
@@ -198,8 +197,8 @@ class _Reader:
         return Step(words[0], words[1], words[2], cuts, masks, points, entries, left)
 
     def axis(self, value: str) -> int:
-        if not (value.isascii() and value.isdigit() and len(value) < 3):
-            raise ValueError(f"an axis must be a number from 0 on, got {value!r}")
+        if value not in ("-2", "-1") and not (value.isascii() and value.isdigit() and len(value) < 3):
+            raise ValueError(f"an axis must be a number from 0 on, or -2 or -1 of a matrix, got {value!r}")
         return int(value)
 
     def cut(self, data: Mapping[str, Any], name: str) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from .. import SparseTensor
 from ..formats import PackedLayer, to_dense
 from .analysis import analyze
 from .calls import Forward, call, evaluating
@@ -235,13 +234,18 @@ def _seconds(model: nn.Module, scan: Any, forward: Forward | None) -> float:
 
 def forget_maps(scan: Any) -> None:
     """Forgets the kernel maps kept with the tensors of a scan, in whatever it holds them."""
-    for leaf in tree_leaves(scan, is_leaf=lambda v: isinstance(v, SparseTensor)):
-        if isinstance(leaf, SparseTensor):
+    for leaf in tree_leaves(scan, is_leaf=_keeps_maps):
+        if _keeps_maps(leaf):
             leaf.clear_cache()
         else:
             for inner in getattr(leaf, "__dict__", {}).values():
-                if isinstance(inner, SparseTensor):
+                if _keeps_maps(inner):
                     inner.clear_cache()
+
+
+def _keeps_maps(value: Any) -> bool:
+    """Whether a value is a SparseTensor, or the drop-in's SparseConvTensor."""
+    return hasattr(value, "features") and hasattr(value, "clear_cache")
 
 
 class _Clock:

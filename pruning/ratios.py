@@ -245,7 +245,7 @@ def remaining_macs(analysis: Analysis, groups: Sequence[Units], removed: Sequenc
         factor = 1.0
         for axis in {reads, makes} & set(axes):
             factor *= float(axes[axis].double().mean())
-        if layer.pairs is not None and not layer.ndim and 0 in axes:
+        if layer.pairs is not None and 0 in axes and layer.axes is None:
             factor *= float(layer.pairs[axes[0]].sum() / layer.pairs.sum().clamp(min=1e-12))
         total += layer.macs * factor
     return total

@@ -23,7 +23,7 @@ from .criteria import Context, Criterion
 from .gathered import Moments, moments
 from .obs import damped, optimal
 from .surgery import keep_of
-from .units import Units
+from .units import Units, length
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _readers(context: Context, units: Units, name: str) -> dict[str, list[Tensor
 def _contributions(found: Moments, weight: Tensor) -> Tensor:
     """<Z_c, Z_d> of the positions of the reading axis: float64 [C, C], a mean over rows; `weight` is [g, K * C, P]."""
     groups, size, _ = weight.shape
-    channels = found.shape[axes_of(found.layer)[0]]
+    channels = length(found.shape, axes_of(found.layer)[0])
     taps = size // channels
     inputs = found.blocks.view(groups, taps, channels, taps, channels)
     parts = weight.view(groups, taps, channels, -1)

@@ -93,7 +93,7 @@ class NormScale(Criterion):
                 m for m in units.members if m.scored and id(context.model.get_parameter(m.tensor)) in known
             ]
             if not own:
-                channels = any(m.scored and m.axis is not None and m.axis > 0 for m in units.members)
+                channels = any(m.scored and m.axis is not None and m.axis != 0 for m in units.members)
                 layers = ", ".join(units.layers)
                 hint = (
                     f"leave it out by ignore=, naming one of {layers}"

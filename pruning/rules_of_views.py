@@ -94,6 +94,10 @@ def _permute(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
 @rule("unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand")
 def _reshape(f: ChannelFollower, args: Any, _: Any, out: Tensor) -> None:
     x = args[0]
+    matrix = f.matrix(x)
+    if matrix is not None and out.ndim == 2:
+        f.carry(out, matrix)
+        return
     if f.is_made(x):
         f.mark_made(out)
     if f.op == "expand":

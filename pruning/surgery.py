@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import nn as snn
-from .units import Units
+from .units import Units, length, select
 
 Cuts = Mapping[str, Mapping[int, Tensor]]  # tensor name -> axis -> bool, which positions stay
 
@@ -44,7 +44,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 def check_cut(name: str, tensor: Tensor, axes: Mapping[int, Tensor]) -> None:
     """Raises ValueError unless a tensor has the axes and sizes that a cut was made for."""
     for axis, stays in axes.items():
-        if axis >= tensor.ndim or len(stays) != tensor.shape[axis]:
+        unlike = tensor.ndim < 3 if axis < 0 else axis >= tensor.ndim
+        if unlike or len(stays) != length(tensor.shape, axis):
             raise ValueError(
                 f"{name}: expected {len(stays)} positions on axis {axis}, as when the plan was made, got {list(tensor.shape)}"
             )
@@ -58,7 +59,7 @@ def cut(model: nn.Module, cuts: Cuts) -> None:
         check_cut(name, old, axes)
         new = old.detach()
         for axis, stays in axes.items():
-            new = new.index_select(axis, stays.nonzero()[:, 0].to(new.device))
+            new = select(new, axis, stays.nonzero()[:, 0].to(new.device))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new.contiguous(), old.requires_grad)
         if old.is_meta and name.endswith(".num_features"):

@@ -9,13 +9,11 @@ doubt, and what cannot be traced is left as it is.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,12 +21,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from .compat.spconv.convolution import SparseConvolution as SpconvConvolution
+from .compat.spconv.functional import kernel_weight
 from .convert.spconv_layers import SpeaksSpconv
 from .nn import BatchNorm, Identity, ReLU
 from .nn.sparse_convolution import SparseConvolution
 from .tensor import SparseTensor
 
 Model = TypeVar("Model", bound=nn.Module)
+Convolution = SparseConvolution | SpconvConvolution
 Norm = BatchNorm | nn.BatchNorm1d  # networks written for spconv apply torch's norm to the features
 # What a network's own code raises when it meets a proxy: len() and int() of one, a branch on one, a comparison of shapes.
 NOT_UNDERSTOOD = (
@@ -125,32 +126,6 @@ class _Tracer(fx.Tracer):
         return str(a) if isinstance(a, np.ndarray | np.generic) else super().create_arg(a)
 
 
-@contextlib.contextmanager
-def _tensors_of_proxies(model: nn.Module) -> Iterator[None]:
-    """Lets a traced forward make tensors of the drop-in, a call that is recorded, not run; the wheel's class does that itself."""
-    markers = {m._marker for m in model.modules() if isinstance(m, SpeaksSpconv)}
-    packages = [sys.modules[m.__module__.rpartition(".")[0]] for m in markers if m is not None]
-    found: list[tuple[Any, Any]] = [(p, getattr(p, "SparseConvTensor", None)) for p in packages]
-    kinds = [(package, kind) for package, kind in found if type(kind) is type]
-
-    def recorder(kind: Any) -> Any:
-        def make(*args: Any, **kwargs: Any) -> Any:
-            for value in (*args, *kwargs.values()):
-                if isinstance(value, fx.Proxy):
-                    return value.tracer.create_proxy("call_function", kind, (value,), {})
-            return kind(*args, **kwargs)
-
-        return make
-
-    for package, kind in kinds:
-        package.SparseConvTensor = recorder(kind)
-    try:
-        yield
-    finally:
-        for package, kind in kinds:
-            package.SparseConvTensor = kind
-
-
 def _opaque(module: nn.Module) -> bool:
     """Whether a module calls no other one: a layer, or a list that is never called itself."""
     return not any(True for _ in module.children()) or isinstance(module, nn.ModuleList | nn.ModuleDict)
@@ -166,8 +141,7 @@ class _Calls:
             if _opaque(module):
                 continue
             try:
-                with _tensors_of_proxies(model):
-                    self.graphs[module] = _Tracer().trace(module)
+                self.graphs[module] = _Tracer().trace(module)
             except NOT_UNDERSTOOD:
                 self.doubtful.update(module.modules())
         self.sites: dict[
@@ -188,11 +162,11 @@ class _Calls:
     def _called(caller: nn.Module, node: fx.Node) -> nn.Module:
         return caller.get_submodule(str(node.target))
 
-    def pairs(self) -> list[tuple[SparseConvolution, Norm]]:
+    def pairs(self) -> list[tuple[Convolution, Norm]]:
         """The convolutions whose output goes to one norm and nowhere else, with that norm."""
         found = []
         for module in self.sites:
-            if isinstance(module, SparseConvolution) and self._foldable_conv(module):
+            if isinstance(module, Convolution) and self._foldable_conv(module):
                 norm = self._reader(*self.sites[module]) or self._norm_of_features(*self.sites[module])
                 if isinstance(norm, Norm) and self._foldable_norm(norm):
                     found.append((module, norm))
@@ -217,12 +191,11 @@ class _Calls:
         )
         return self.count[module] == 1 and module not in self.doubtful and not any(hooks)
 
-    def _foldable_conv(self, conv: SparseConvolution) -> bool:
-        return (
-            self._clear(conv)
-            and type(conv).forward in (SparseConvolution.forward, SpeaksSpconv.forward)
-            and not parametrize.is_parametrized(conv)
-        )
+    def _foldable_conv(self, conv: Convolution) -> bool:
+        known = (SparseConvolution.forward, SpeaksSpconv.forward, SpconvConvolution.forward)
+        if not self._clear(conv) or type(conv).forward not in known or parametrize.is_parametrized(conv):
+            return False
+        return not isinstance(conv, SpconvConvolution) or conv.act_type.name == "None_"
 
     def _foldable_norm(self, norm: Norm) -> bool:
         return (
@@ -273,7 +246,7 @@ class _Calls:
         return self._reader(called, inputs[0]) if len(inputs) == 1 and self._clear(called) else None
 
 
-def _fold(conv: SparseConvolution, norm: Norm) -> None:
+def _fold(conv: Convolution, norm: Norm) -> None:
     """Gives `conv` the weight and bias that make it conv followed by norm; computed in float64."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a norm without running statistics cannot be folded")
@@ -285,7 +258,14 @@ def _fold(conv: SparseConvolution, norm: Norm) -> None:
     bias = (wide(conv.bias, 0.0) - wide(norm.running_mean, 0.0)) * scale + wide(norm.bias, 0.0)
     weight, learns = conv.weight, conv.weight.requires_grad
     # New parameters, not new values: another module may share the old ones.
-    conv.weight = nn.Parameter((weight.detach().double() * scale).to(weight.dtype), learns)
+    wide_weight = weight.detach().double()
+    if isinstance(conv, SpconvConvolution):
+        scaled = wide_weight.clone(memory_format=torch.contiguous_format)
+        matrix = scaled.view(conv.in_channels, conv.out_channels) if conv.conv1x1 else kernel_weight(scaled)
+        matrix.mul_(scale)  # a view of `scaled`
+    else:
+        scaled = wide_weight * scale
+    conv.weight = nn.Parameter(scaled.to(weight.dtype), learns)
     conv.bias = nn.Parameter(bias.to(weight.dtype), learns)
 
 

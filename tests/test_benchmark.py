@@ -24,6 +24,7 @@ import torch
 from checks import agree, difference
 from layers import MAP_LAYERS, Layer
 from report import Check, Report
+from settings import parse
 
 HAS_SPCONV = importlib.util.find_spec("spconv") is not None
 TINY = "--quick --scan dense-grid@6 --channels 4,8 --repeats 2 --seconds 0.01".split()
@@ -211,15 +212,35 @@ def test_differences() -> None:
 def test_networks_that_disagree_are_noticed(name: str) -> None:
     torch.set_num_threads(1)
     scan = scans.from_points("points", points(0)[:1000], 0.2)
-    networks = suite_network.networks_of(name, scan, [suite_network.VIA, "spconv"])
+    networks = suite_network.networks_of(name, scan, ["spconv"])
     report = empty_report()
-    assert suite_network.compare(name, scan, networks, report)[-2:] == [suite_network.VIA, "spconv"]
+    assert suite_network.compare(name, scan, networks, report)[-1] == "spconv"
     weight = next(p for n, p in networks["spconv"].module.named_parameters() if p.dim() == 5)
     with torch.no_grad():
         weight.mul_(1.05)
         weight[0] += 0.05
     assert "spconv" not in suite_network.compare(name, scan, networks, report)
     assert report.disagreements
+
+
+@pytest.mark.parametrize("name", ["MinkUNet18", "VoxelBackbone8x"])
+def test_networks_on_the_spconv_api_are_compared_and_timed(name: str) -> None:
+    """`network --via spconv-api`: the drop-in beside our own layers, without spconv; one that disagrees is not timed."""
+    settings = parse(["--suite", "network", "--via", "spconv-api", "--against", "none", "--repeats", "1"])
+    assert settings.suites == ("network",) == parse(["network"]).suites
+    scan = scans.from_points("points", points(0)[:1000], 0.2)
+    networks = suite_network.networks_of(name, scan, [], via_spconv_api=True)
+    report = empty_report()
+    assert suite_network.DROP_IN in suite_network.compare(name, scan, networks, report)
+    suite_network.measure(name, scan, [], settings, report)
+    for row in report.rows:
+        assert suite_network.DROP_IN in row.milliseconds
+        assert row.numbers["drop-in, times the native layers' time"] > 0
+    assert len(report.rows) == 2
+    with torch.no_grad():
+        weight = next(p for p in networks[suite_network.DROP_IN].module.parameters() if p.dim() == 5)
+        weight[0] += 0.05
+    assert suite_network.DROP_IN not in suite_network.compare(name, scan, networks, report)
 
 
 def test_peak_memory_counts_results_and_scratch() -> None:

@@ -183,7 +183,7 @@ def mask(shape, data: bytes) -> dict:
 WRONG = {
     "cuts is a list": {"cuts": []},
     "an axis that is no number": {"cuts": {"w": {"x": {"of": 4, "removed": []}}}},
-    "a negative axis": {"cuts": {"w": {"-1": {"of": 4, "removed": [1]}}}},
+    "a negative axis": {"cuts": {"w": {"-3": {"of": 4, "removed": [1]}}}},
     "a negative size": {"cuts": {"w": {"0": {"of": -4, "removed": []}}}},
     "a size that is true": {"cuts": {"w": {"0": {"of": True, "removed": []}}}},
     "a fraction": {"cuts": {"w": {"0": {"of": 4, "removed": [0.5]}}}},

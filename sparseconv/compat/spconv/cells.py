@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ... import functional
 from ...mapping import find_duplicate
+from ...pairs import KernelMap
 from ...sites import Sites
 from .constants import SpconvError
 
@@ -31,6 +33,7 @@ class Cells:
         self.sites = sites
         self.first = first
         self.cell_of_row = cell_of_row
+        self._inside: WeakKeyDictionary[KernelMap, KernelMap] = WeakKeyDictionary()
 
     @staticmethod
     def of(indices: Tensor, spatial_shape: Sequence[int], batch_size: int) -> Cells:
@@ -64,6 +67,33 @@ class Cells:
             and self.sites.spatial_shape == tuple(spatial_shape)
             and self.sites.batch_size == batch_size
         )
+
+    def inside(self, found: KernelMap) -> KernelMap:
+        """A submanifold layer's map as spconv has it where rows lie outside the shape.
+
+        spconv looks for pairs from one of two neighbours only, at the one further on in the order of taps, and only inside the
+        shape: pairs whose further cell lies outside are none. A row outside still sees itself.
+        """
+        shape, bounds = self.sites.spatial_shape, self.sites.bounds
+        if shape is None or bounds is None:
+            return found
+        axes = len(shape)
+        low, high = bounds[1 : axes + 1], bounds[axes + 2 :]
+        if min(low) >= 0 and all(c < n for c, n in zip(high, shape, strict=True)):
+            return found
+        kept = self._inside.get(found)
+        if kept is None:
+            cells = self.sites.coords[:, 1:]
+            valid = ((cells >= 0) & (cells < cells.new_tensor(shape))).all(1)
+            counts, centre = found.tap_offsets.diff(), found.taps // 2
+            tap = torch.arange(found.taps, device=cells.device).repeat_interleave(counts)
+            rows = found.pairs.long()  # input row, output row = input row - (tap - centre)
+            keep = (tap == centre) | valid[torch.where(tap < centre, rows[:, 1], rows[:, 0])]
+            offsets = torch.zeros_like(found.tap_offsets)
+            torch.cumsum(torch.bincount(tap[keep], minlength=found.taps), 0, out=offsets[1:])
+            kept = KernelMap(found.pairs[keep], offsets, found.in_coords, found.out_coords)
+            self._inside[found] = kept
+        return kept
 
     def lowest(self, features: Tensor) -> Tensor:
         """One row for each cell, the lowest: [N, C] -> [U, C]."""

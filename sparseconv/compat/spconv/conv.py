@@ -1,7 +1,5 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: F401  names that networks import from here
-
 """spconv's convolutions by name; `convolution` says what they do. Arguments stand in spconv's order."""
 
 from __future__ import annotations
@@ -12,6 +10,14 @@ from .constants import ConvAlgo
 from .convolution import SparseConvolution
 from .core import IndiceData, SparseConvTensor, expand_nd
 from .modules import SparseModule
+
+__all__ = [
+    "ConvAlgo",
+    "IndiceData",
+    "SparseConvTensor",
+    "SparseModule",
+    "expand_nd",
+]  # code takes them from here too
 
 SparseConvolutionBase = SparseConvolution
 
@@ -153,3 +159,9 @@ SparseConvTranspose1d, SparseConvTranspose2d, SparseConvTranspose3d, SparseConvT
 SparseInverseConv1d, SparseInverseConv2d, SparseInverseConv3d, SparseInverseConv4d = _classes(
     _Inverse, "SparseInverseConv", "Inverse of the convolution or pooling with its indice_key,"
 )
+
+DEFAULT_SPARSE_CONV_TYPES = {
+    value for value in list(vars().values()) if isinstance(value, type) and hasattr(value, "_ndim")
+}
+__all__ += ["DEFAULT_SPARSE_CONV_TYPES", "SparseConvolution", "SparseConvolutionBase"]
+__all__ += [kind.__name__ for kind in DEFAULT_SPARSE_CONV_TYPES]

@@ -177,8 +177,7 @@ class SparseConvolution(MappedModule):
         name = type(self).__name__
         if self.conv1x1:
             weight = self.weight.view(self.in_channels, self.out_channels)
-            features = x.features @ weight
-            return x.replace_feature(features if self.bias is None else features + self.bias)
+            return x.replace_feature(nn.functional.linear(x.features, weight.t(), self.bias))
         data = self._find(x)
         cells, weight = data.cells, kernel_weight(self.weight)
         if cells.first is None:

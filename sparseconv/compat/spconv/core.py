@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from ...pairs import KernelMap
 from .cells import Cells
@@ -62,13 +63,23 @@ class IndiceData:
         return self.kernel_map.tap_offsets.diff().to(torch.int32)
 
 
-class SparseConvTensor:
+class _Traceable(type):
+    """Traced by torch.fx, a call with a proxy is recorded and not run, as with the wheel's tensor."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        traced = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Proxy))
+        if traced:
+            return traced[0].tracer.create_proxy("call_function", cls, traced, {})
+        return super().__call__(*args, **kwargs)
+
+
+class SparseConvTensor(metaclass=_Traceable):
     """Rows of features on cells of a grid, as spconv has it.
 
     Args:
         features: [N, C].
         indices: int32 [N, 1 + D], column 0 the batch index. Rows may repeat (see `cells.Cells`) and lie outside the shape:
-            submanifold layers compute them like others, other layers drop the cells of their output that lie outside.
+            submanifold layers compute them (see `cells.Cells.inside`), other layers drop cells of their output that lie outside.
         spatial_shape: cells per axis.
         batch_size: samples.
         grid, voxel_num, benchmark, force_algo and the rest are kept and, but for `benchmark`, without effect.
@@ -147,12 +158,24 @@ class SparseConvTensor:
         """Cells of the grid of one sample."""
         return math.prod(self.spatial_shape)
 
+    def q_scale(self) -> float:
+        """spconv's scale of int8 features, which the layers do not take: raises SpconvError."""
+        raise SpconvError("q_scale: the features are not quantized; sparseconv.formats quantizes weights")
+
+    def dequantize(self) -> SparseConvTensor:
+        """Quantized features as float32."""
+        return self.replace_feature(self._features.dequantize())
+
     def cells(self) -> Cells:
         """The rows as the engine knows them; made anew where `indices` or the shape were changed."""
         cells = self._cells
         if cells is None or not cells.are(self.indices, self.spatial_shape, self.batch_size):
             self._cells = cells = Cells.of(self.indices, self.spatial_shape, self.batch_size)
         return cells
+
+    def clear_cache(self) -> None:
+        """Forgets the kernel maps of these rows, for every tensor on them."""
+        self.cells().sites.clear_cache()
 
     def shadow_copy(self) -> SparseConvTensor:
         """A new tensor with the same members."""
@@ -222,16 +245,14 @@ class SparseConvTensor:
     __radd__ = __iadd__ = __add__
 
 
+def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor:
+    """An array of a shape that is zero but for updates [N, ...] at indices [N, axes]; of repeated ones any stays."""
+    return updates.new_zeros(tuple(shape)).index_put(tuple(indices.long().unbind(1)), updates)
+
+
 def expand_nd(ndim: int, value: Any) -> list[int]:
     """One whole number per axis; SpconvError for another count."""
     values = [value] * ndim if isinstance(value, int) else [int(v) for v in value]
     if len(values) != ndim:
         raise SpconvError(f"expected one number or {ndim}, got {value!r}")
     return values
-
-
-def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros of `shape` with `updates` at `indices` [..., axes], which lead; of equal indices any one counts."""
-    out = updates.new_zeros(tuple(shape))
-    out[tuple(indices.long().unbind(-1))] = updates
-    return out

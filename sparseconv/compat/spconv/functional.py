@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ...pairs import KernelMap
 from ...tensor import SparseTensor
 from .constants import SpconvError
 from .core import SparseConvTensor
+from .left_out import KERNELS, left_out
 
 
 def kernel_weight(weight: Tensor) -> Tensor:
@@ -83,19 +84,9 @@ def indice_maxpool(
     return functional.max_pool(features, kernel_map, name="indice_maxpool").relu()
 
 
-def _left_out(name: str) -> Any:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError(
-            f"spconv's {name} takes the masks of its own GPU kernels, which this engine does not make: call the layers"
-        )
-
-    refuse.__name__ = refuse.__qualname__ = name
-    return refuse
-
-
-implicit_gemm = _left_out("implicit_gemm")
-indice_maxpool_implicit_gemm = _left_out("indice_maxpool_implicit_gemm")
-indice_avgpool_implicit_gemm = _left_out("indice_avgpool_implicit_gemm")
+implicit_gemm = left_out("implicit_gemm", KERNELS)
+indice_maxpool_implicit_gemm = left_out("indice_maxpool_implicit_gemm", KERNELS)
+indice_avgpool_implicit_gemm = left_out("indice_avgpool_implicit_gemm", KERNELS)
 
 
 # --- tensors on different rows ------------------------------------------------------------------------------------------------

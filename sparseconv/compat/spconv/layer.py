@@ -127,7 +127,7 @@ class MappedModule(SparseModule):
         geometry = self._geometry_kept()
         found, sites = kernel_map.lookup(cells.sites, geometry)
         if self.subm:
-            out_cells = cells
+            found, out_cells = cells.inside(found), cells
         elif left is None:
             out_cells = Cells(sites.coords, sites)
         else:

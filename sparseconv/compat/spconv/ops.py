@@ -13,8 +13,15 @@ from ... import kernel_map
 from .cells import Cells
 from .constants import AlgoHint, ConvAlgo
 from .core import IndiceData
-from .functional import indice_conv, indice_maxpool
+from .functional import (
+    implicit_gemm,
+    indice_avgpool_implicit_gemm,
+    indice_conv,
+    indice_maxpool,
+    indice_maxpool_implicit_gemm,
+)
 from .layer import geometry_of
+from .left_out import KERNELS, left_out
 
 __all__ = [
     "AlgoHint",
@@ -22,9 +29,22 @@ __all__ = [
     "get_conv_output_size",
     "get_deconv_output_size",
     "get_indice_pairs",
+    "implicit_gemm",
+    "indice_avgpool_implicit_gemm",
     "indice_conv",
     "indice_maxpool",
+    "indice_maxpool_implicit_gemm",
 ]
+
+fused_indice_conv = left_out("ops.fused_indice_conv", KERNELS)
+get_indice_pairs_implicit_gemm = left_out("ops.get_indice_pairs_implicit_gemm", KERNELS)
+global_pool_rearrange = left_out("ops.global_pool_rearrange", KERNELS)
+implicit_gemm_backward = left_out("ops.implicit_gemm_backward", KERNELS)
+indice_avgpool_implicit_gemm_backward = left_out("ops.indice_avgpool_implicit_gemm_backward", KERNELS)
+indice_conv_backward = left_out("ops.indice_conv_backward", KERNELS)
+indice_maxpool_backward = left_out("ops.indice_maxpool_backward", KERNELS)
+indice_maxpool_implicit_gemm_backward = left_out("ops.indice_maxpool_implicit_gemm_backward", KERNELS)
+maximum_value_int_ = left_out("ops.maximum_value_int_", KERNELS)
 
 
 def get_conv_output_size(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: A002, F401  names that networks import from here
+# ruff: noqa: A002
 
 """spconv's pooling: max(0, maximum), the mean of the present cells, and both over whole samples."""
 
@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ... import functional
-from .constants import ConvAlgo
-from .core import IndiceData, SparseConvTensor, expand_nd
+from .core import IndiceData, SparseConvTensor
 from .layer import MappedModule
 from .modules import SparseModule
 
@@ -158,3 +157,6 @@ SparseMaxPool1d, SparseMaxPool2d, SparseMaxPool3d, SparseMaxPool4d = _classes(
     SparseMaxPool, "SparseMaxPool", 4
 )
 SparseAvgPool1d, SparseAvgPool2d, SparseAvgPool3d = _classes(SparseAvgPool, "SparseAvgPool", 3)
+ALL_POOL_LAYERS = {
+    value for value in list(vars().values()) if isinstance(value, type) and issubclass(value, _LocalPool)
+} - {_LocalPool}

@@ -1,16 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""spconv.pytorch.quantization, which is left out: asking for a name of it says so."""
+"""spconv.pytorch.quantization: every name can be imported and says when called that it is left out."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .left_out import QUANTIZED, left_out
+
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise NotImplementedError(
-        f"spconv.pytorch.quantization.{name}: spconv's quantised layers are left out; sparseconv.formats.quantize makes layers "
-        "with 8-bit and 4-bit weights of a network that convert.from_spconv has converted"
-    )
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return left_out(f"quantization.{name}", QUANTIZED)

@@ -65,8 +65,8 @@ class ConcatTable(SparseModule):
         return [module(input) for module in self._modules.values() if module is not None]
 
     def input_spatial_size(self, out_size: Any) -> Any:
-        """The first module's."""
-        first: Any = self._modules["0"]
+        """That of the first module."""
+        first: Any = next(iter(self._modules.values()))
         return first.input_spatial_size(out_size)
 
     def add(self, module: nn.Module) -> ConcatTable:

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
-
+from .left_out import BOXES, left_out
 from .voxels import (
     Point2VoxelCPU1d,
     Point2VoxelCPU2d,
@@ -25,19 +24,9 @@ __all__ = [
 ]
 
 
-def _left_out(name: str) -> Any:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError(
-            f"spconv.utils.{name}: box operations are no part of sparseconv; torchvision.ops and the "
-            "detection frameworks have them"
-        )
-
-    refuse.__name__ = refuse.__qualname__ = name
-    return refuse
-
-
-rbbox_iou = _left_out("rbbox_iou")
-rbbox_intersection = _left_out("rbbox_intersection")
-rbbox_iou_loss = _left_out("rbbox_iou_loss")
-non_max_suppression_cpu = _left_out("non_max_suppression_cpu")
-rotate_non_max_suppression_cpu = _left_out("rotate_non_max_suppression_cpu")
+rbbox_iou = left_out("utils.rbbox_iou", BOXES)
+rbbox_intersection = left_out("utils.rbbox_intersection", BOXES)
+rbbox_iou_loss = left_out("utils.rbbox_iou_loss", BOXES)
+non_max_suppression_cpu = left_out("utils.non_max_suppression_cpu", BOXES)
+rotate_non_max_suppression_cpu = left_out("utils.rotate_non_max_suppression_cpu", BOXES)
+BoxOps = left_out("utils.BoxOps", BOXES)
