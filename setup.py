@@ -121,10 +121,10 @@ class BuildEmulated(Command):
 
     def run(self) -> None:
         """Build the module; nothing is done where it is fresh."""
-        source = ROOT / "csrc" / "tools" / "emulate" / "bind_emulated.cpp"
         flags = (*KERNEL_FLAGS, *python_flags())
+        units = [Unit(source, flags) for source in sorted((ROOT / "csrc/tools/emulate").glob("*.cpp"))]
         Toolchain.from_environment(ROOT).build_shared(
-            [Unit(source, flags)], Path(str(self.output)).absolute() / "_emulated.so"
+            units, Path(str(self.output)).absolute() / "_emulated.so"
         )
 
 

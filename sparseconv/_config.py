@@ -8,10 +8,11 @@ from . import _native
 
 
 def show_config() -> dict[str, object]:
-    """Version, instruction set chosen at run time, threads, compiler, CUDA and its architectures.
+    """Version, instruction set chosen at run time, threads, compiler, CUDA and its architectures, GPUs.
 
     Returns:
-        A dictionary with the keys version, instruction_set, threads, openmp, compiler, cuda, cuda_architectures.
+        A dictionary with the keys version, instruction_set, threads, openmp, compiler; cuda, whether the GPU module was built;
+        cuda_architectures, what for; gpus, how many torch finds, 0 without a driver.
     """
     from . import __version__
 

@@ -59,7 +59,12 @@ def device_of(array: Tensor) -> int:
     return torch.get_num_threads()
 
 
-def _gpu(array: Tensor) -> tuple[Any, tuple[int, int]]:
+def on_gpu(array: Tensor) -> bool:
+    """Whether the GPU module takes an array. Tests put this function and the next one in the place of an emulated module."""
+    return array.device.type != "cpu"
+
+
+def gpu(array: Tensor) -> tuple[Any, Any]:
     """The GPU module and what it runs on: the tensor's device and the caller's stream there."""
     require_device(array.device)
     return _cuda, (array.device.index, torch.cuda.current_stream(array.device).cuda_stream)
@@ -193,9 +198,9 @@ def gather_gemm(
     out: Tensor,
 ) -> None:
     """out[o] = bias + sum over taps and pairs (i, o) of features[i] @ weight[tap] (csrc/compute/kernels.h)."""
-    if features.is_cuda:
+    if on_gpu(features):
         _native_cuda.gather_gemm(
-            *_gpu(features), features, weight, bias, pairs, tap_offsets, groups, transpose, flip, out
+            *gpu(features), features, weight, bias, pairs, tap_offsets, groups, transpose, flip, out
         )
         return
     bytes_needed = _cpu.gather_gemm_bytes(buffer(features), buffer(out), groups, len(tap_offsets) - 1)
@@ -218,10 +223,8 @@ def gather_outer(
     features: Tensor, grad_out: Tensor, pairs: Tensor, tap_offsets: Tensor, groups: int, grad_weight: Tensor
 ) -> None:
     """grad_weight[tap] = sum over its pairs (i, o) of the outer product of features[i] and grad_out[o]."""
-    if features.is_cuda:
-        _native_cuda.gather_outer(
-            *_gpu(features), features, grad_out, pairs, tap_offsets, groups, grad_weight
-        )
+    if on_gpu(features):
+        _native_cuda.gather_outer(*gpu(features), features, grad_out, pairs, tap_offsets, groups, grad_weight)
         return
     arrays = (buffer(pairs), buffer(tap_offsets))
     bytes_needed = _cpu.gather_outer_bytes(buffer(features), buffer(grad_out), *arrays, groups)
@@ -238,8 +241,8 @@ def gather_outer(
 
 def column_sum(x: Tensor, out: Tensor) -> None:
     """out [C] = the sum of the rows of x [N, C], in chunks that depend on N only."""
-    if x.is_cuda:
-        _native_cuda.column_sum(*_gpu(x), x, out)
+    if on_gpu(x):
+        _native_cuda.column_sum(*gpu(x), x, out)
         return
     work = scratch(_cpu.column_sum_bytes(buffer(x)), KERNEL_SLOT)
     _cpu.column_sum(device_of(x), buffer(x), buffer(out), buffer(work))
@@ -247,8 +250,8 @@ def column_sum(x: Tensor, out: Tensor) -> None:
 
 def max_pool(features: Tensor, pairs: Tensor, tap_offsets: Tensor, out: Tensor, argmax: Tensor) -> None:
     """out[o] = max over the pairs (i, o) of features[i]; argmax int32 = the tap that won, -1 where there is no pair."""
-    if features.is_cuda:
-        _native_cuda.max_pool(*_gpu(features), features, pairs, tap_offsets, out, argmax)
+    if on_gpu(features):
+        _native_cuda.max_pool(*gpu(features), features, pairs, tap_offsets, out, argmax)
         return
     _cpu.max_pool(
         device_of(features),
@@ -264,8 +267,8 @@ def max_pool_grad(
     grad_out: Tensor, argmax: Tensor, pairs: Tensor, tap_offsets: Tensor, grad_in: Tensor
 ) -> None:
     """grad_in[i] = sum of grad_out[o] over the reversed pairs (o, i) whose tap won."""
-    if grad_out.is_cuda:
-        _native_cuda.max_pool_grad(*_gpu(grad_out), grad_out, argmax, pairs, tap_offsets, grad_in)
+    if on_gpu(grad_out):
+        _native_cuda.max_pool_grad(*gpu(grad_out), grad_out, argmax, pairs, tap_offsets, grad_in)
         return
     _cpu.max_pool_grad(
         device_of(grad_out),
@@ -279,16 +282,16 @@ def max_pool_grad(
 
 def gather_sum(x: Tensor, offsets: Tensor, cols: Tensor | None, weights: Tensor | None, out: Tensor) -> None:
     """out[r] = sum over j in [offsets[r], offsets[r + 1]) of weights[j] * x[cols[j]], in order of j."""
-    if x.is_cuda:
-        _native_cuda.gather_sum(*_gpu(x), x, offsets, cols, weights, out)
+    if on_gpu(x):
+        _native_cuda.gather_sum(*gpu(x), x, offsets, cols, weights, out)
         return
     _cpu.gather_sum(device_of(x), buffer(x), buffer(offsets), optional(cols), optional(weights), buffer(out))
 
 
 def gather_max(x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg: Tensor) -> None:
     """out[r] = max over the same lists; arg int64 = the first row of x that has it, -1 for an empty list."""
-    if x.is_cuda:
-        _native_cuda.gather_max(*_gpu(x), x, offsets, cols, out, arg)
+    if on_gpu(x):
+        _native_cuda.gather_max(*gpu(x), x, offsets, cols, out, arg)
         return
     _cpu.gather_max(device_of(x), buffer(x), buffer(offsets), optional(cols), buffer(out), buffer(arg))
 
@@ -305,6 +308,7 @@ def build_config() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "cuda": _cuda is not None,
         "cuda_architectures": tuple(_cuda.architectures.split(";")) if _cuda is not None else (),
+        "gpus": torch.cuda.device_count(),
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _native, _native_maps, _torch_maps
+from . import _cuda_maps, _native, _native_maps
 from ._scratch import scratch
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -48,16 +48,29 @@ def _bits(layout: _native.KeyLayout) -> int:
 
 def bounds_of(coords: Tensor) -> Bounds:
     """Lowest and highest value of each column of coords [N, 1 + D] int32, N > 0."""
-    return _torch_maps.bounds(coords) if _torch_maps.needed(coords) else _native.bounds(coords)
+    return _cuda_maps.bounds(coords) if _native.on_gpu(coords) else _native.bounds(coords)
 
 
-def find_duplicate(coords: Tensor, bounds: Bounds | None = None) -> tuple[int, int] | None:
-    """The first row of coords [N, 1 + D] that equals an earlier one, as (earlier, later); None where all rows differ."""
+def bounds_and_repeat(coords: Tensor) -> tuple[Bounds, int | None]:
+    """`bounds_of`, and what a GPU finds on the way: the lowest row that equals an earlier one, -1 for none; else None."""
+    if not _native.on_gpu(coords):
+        return _native.bounds(coords), None
+    low, high, repeat = _cuda_maps.bounds_and_repeat(coords)
+    return (low, high), repeat
+
+
+def find_duplicate(
+    coords: Tensor, bounds: Bounds | None = None, repeat: int | None = None
+) -> tuple[int, int] | None:
+    """The first row of coords [N, 1 + D] that equals an earlier one, as (earlier, later); None where all rows differ.
+
+    bounds, repeat: from `bounds_and_repeat`, where they are known.
+    """
     if len(coords) < 2:
         return None
     layout = _native.key_layout(*(bounds or bounds_of(coords)))
-    if _torch_maps.needed(coords):
-        return _torch_maps.find_duplicate(coords, layout)
+    if _native.on_gpu(coords):
+        return _cuda_maps.find_duplicate(coords, repeat)
     keys, rows = sorted_keys(coords, layout, [1] * coords.shape[1])
     return None if rows is None else _native.find_duplicate(keys, rows)
 
@@ -155,8 +168,8 @@ def output_coords(
     if moved.empty:
         return nothing
     layout = moved.layout(relations, to_fine)
-    if _torch_maps.needed(coords):
-        return _torch_maps.output_coords(coords, layout, relations, to_fine, moved.ranges)
+    if _native.on_gpu(coords):
+        return _cuda_maps.output_coords(coords, layout, relations, to_fine, moved.ranges)
     padded_keys, _ = sorted_keys(coords, layout, [1] * width)
     keys = padded_keys[:-1]
     for axis, (first, last) in enumerate(moved.ranges):
@@ -198,8 +211,8 @@ def find_rows(coords: Tensor, queries: Tensor) -> Tensor:
         [min(pair) for pair in zip(low, query_low, strict=True)],
         [max(pair) for pair in zip(high, query_high, strict=True)],
     )
-    if _torch_maps.needed(coords):
-        return _torch_maps.find_rows(coords, queries, layout)
+    if _native.on_gpu(coords):
+        return _cuda_maps.find_rows(coords, queries, layout)
     keys = torch.empty(len(coords), dtype=torch.int64)
     query_keys = torch.empty(len(queries), dtype=torch.int64)
     _native.pack(coords, layout, [1] * (axes + 1), keys)
@@ -214,8 +227,8 @@ def group_rows(index: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Rows by group: order int64 [N], stable, and offsets int64 [groups + 1] into it; index int64 [N] in [0, groups)."""
     if len(index) and (int(index.min()) < 0 or int(index.max()) >= groups):
         raise ValueError(f"index must lie in [0, {groups}), got {int(index.min())} .. {int(index.max())}")
-    if _torch_maps.needed(index):
-        return _torch_maps.group_rows(index, groups)
+    if _native.on_gpu(index):
+        return _cuda_maps.group_rows(index, groups)
     keys = index.clone()
     rows = torch.empty(len(index), dtype=torch.int32)
     _native.sort_rows(keys, rows, max(groups - 1, 1).bit_length())
@@ -230,16 +243,17 @@ def voxel_runs(
     and the points of each voxel in their order: order int64 [N], offsets int64 [V + 1].
     """
     width = points.shape[1] + 1
-    if _torch_maps.needed(points):
-        cells, bad = _torch_maps.cells_of_points(points, batch, origin, size)
+    if _native.on_gpu(points):
+        cells, bad, bounds = _cuda_maps.cells_of_points(points, batch, origin, size)
     else:
+        bounds = None
         cells = torch.empty(len(points), width, dtype=torch.int32)
         bad = _native.cells_of_points(points, batch, origin, size, cells)
     if bad >= 0:
         raise ValueError(
             f"voxelize: points must be finite and within int32 cells of their voxel size, got {points[bad].tolist()} in row {bad}"
         )
-    coords, voxel_of_point, order, offsets = _runs(cells)
+    coords, voxel_of_point, order, offsets = _runs(cells, bounds)
     return coords, voxel_of_point, order, offsets
 
 
@@ -249,15 +263,15 @@ def unique_coords(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return unique, order, offsets
 
 
-def _runs(cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _runs(cells: Tensor, bounds: Bounds | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Distinct rows of cells [N, W], the distinct row of each row, and the rows of each distinct one: order, offsets."""
     n, width = cells.shape
     if n == 0:
         empty = torch.empty(0, dtype=torch.int64, device=cells.device)
         return cells.clone(), empty, empty.clone(), empty.new_zeros(1)
-    layout = _native.key_layout(*bounds_of(cells))
-    if _torch_maps.needed(cells):
-        return _torch_maps.runs(cells, layout)
+    layout = _native.key_layout(*(bounds or bounds_of(cells)))
+    if _native.on_gpu(cells):
+        return _cuda_maps.runs(cells, layout)
     keys, rows = sorted_keys(cells, layout, [1] * width)
     if rows is None:
         rows = torch.arange(n, dtype=torch.int32)

@@ -77,10 +77,10 @@ class Sites:
         check_batch_size(batch_size)
         _native.require_device(coords.device)
         coords = coords.contiguous()
-        bounds = mapping.bounds_of(coords) if coords.shape[0] else None
+        bounds, repeat = mapping.bounds_and_repeat(coords) if coords.shape[0] else (None, None)
         if bounds is not None:
             _check_range(bounds, shape, batch_size)
-        duplicate = mapping.find_duplicate(coords, bounds)
+        duplicate = mapping.find_duplicate(coords, bounds, repeat)
         if duplicate is not None:
             first, second = duplicate
             raise ValueError(

@@ -9,19 +9,14 @@ products. Peers (spconv) run in float32 with another order of summation: 1e-4.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 
 import hypothesis
 import pytest
-
-ROOT = Path(__file__).parents[1]
 
 # The same examples on every machine in "ci", so that a red run can be repeated; "thorough" looks for new ones.
 hypothesis.settings.register_profile(
@@ -54,34 +49,18 @@ def _seed_and_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-ON_GPU = "gather_gemm gather_outer column_sum max_pool max_pool_grad gather_sum gather_max".split()
-
-
 @pytest.fixture(scope="session")
 def emulated() -> ModuleType:
-    """The GPU's functions on the CPU: emulated CUDA kernels (csrc/tools/emulate), built."""
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_emulated"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    spec = importlib.util.spec_from_file_location("_emulated", ROOT / "build" / "emulated" / "_emulated.so")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The GPU's functions on the CPU, see stand_in.py."""
+    import stand_in
+
+    return stand_in.module()
 
 
 @pytest.fixture
-def on_emulated_gpu(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sends the package's functions to the emulated kernels, in the order that a seed gives; maps are made as on a GPU."""
-    from sparseconv import _native, _native_cuda, _torch_maps
+def on_emulated_gpu() -> Iterator[Callable[[int], None]]:
+    """From a call on, the package's functions run there, in the order that the call's seed gives."""
+    import stand_in
 
-    def use(seed: int) -> None:
-        for name in ON_GPU:
-            monkeypatch.setattr(_native, name, functools.partial(getattr(_native_cuda, name), emulated, seed))
-        monkeypatch.setattr(_torch_maps, "needed", lambda _: True)
-
-    return use
+    with contextlib.ExitStack() as stack:
+        yield lambda seed: stack.enter_context(stand_in.gpu(seed))

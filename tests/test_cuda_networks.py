@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The sparseconv authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole networks as they run on a GPU, without one: sites and pairs in torch's operators, emulated CUDA kernels; and what
-prepares a scan there. The CPU engine says what must come out.
+"""Whole networks as they run on a GPU, without one, by emulated CUDA kernels; and what prepares a scan there. The CPU engine says
+what must come out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import stand_in
 import torch
 from engine import random_tensor
 from hypothesis import given
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import sparseconv
 import sparseconv.nn as spnn
-from sparseconv import SparseTensor, _native, _torch_maps, mapping
+from sparseconv import SparseTensor, mapping
 from sparseconv.models import MinkUNet14, VoxelBackbone8x
 
 
@@ -88,17 +89,11 @@ def test_a_training_step(name: str, on_emulated_gpu: Callable[[int], None]) -> N
 # --- scans and rows ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
-    """What a call gives by the core's loops and by torch's operators."""
-
-    def run(call: Callable[[], Any]) -> tuple[Any, Any]:
-        by_core = call()
-        with monkeypatch.context() as patch:
-            patch.setattr(_torch_maps, "needed", lambda _: True)
-            return by_core, call()
-
-    return run
+def both(call: Callable[[], Any]) -> tuple[Any, Any]:
+    """What a call gives here and on an emulated GPU."""
+    here = call()
+    with stand_in.gpu(seed=3):
+        return here, call()
 
 
 def equal(a: Any, b: Any) -> None:
@@ -117,7 +112,7 @@ def test_rows_of_all_kinds(data: st.DataObject) -> None:
     rows, queries = (
         torch.tensor(data.draw(st.lists(row, min_size=1, max_size=30)), dtype=torch.int32) for _ in "ab"
     )
-    unique, order, offsets = mapping.unique_coords(rows)
+    unique = mapping.unique_coords(rows)[0]
     index = data.draw(
         st.lists(st.integers(0, 5), max_size=20).map(lambda v: torch.tensor(v, dtype=torch.int64))
     )
@@ -125,29 +120,41 @@ def test_rows_of_all_kinds(data: st.DataObject) -> None:
         data.draw(st.lists(st.lists(st.floats(-9, 9, width=32), min_size=3, max_size=3), max_size=20))
     )
     points = points.reshape(-1, 3)
-    expected = [
-        (unique, order, offsets),
-        (mapping.find_rows(unique, queries),),
-        (mapping.find_duplicate(rows),),
-        mapping.group_rows(index, 6),
-        mapping.voxel_runs(points, None, [0.5, 0.0, -1.0], [0.3, 1.0, 0.7]),
-        _native.bounds(rows),
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch_maps, "needed", lambda _: True)
-        found = [
+
+    def found() -> list[Any]:
+        bounds, repeat = mapping.bounds_and_repeat(rows)
+        return [
             mapping.unique_coords(rows),
             (mapping.find_rows(unique, queries),),
-            (mapping.find_duplicate(rows),),
+            (mapping.find_duplicate(rows), mapping.find_duplicate(rows, bounds, repeat)),
             mapping.group_rows(index, 6),
             mapping.voxel_runs(points, None, [0.5, 0.0, -1.0], [0.3, 1.0, 0.7]),
-            mapping.bounds_of(rows),
+            (bounds, mapping.bounds_of(rows)),
         ]
-    for a, b in zip(found, expected, strict=True):
+
+    for a, b in zip(*both(found), strict=True):
         equal(a, b)
 
 
-def test_voxelize_devoxelize_and_bad_points(both: Callable[[Callable[[], Any]], tuple[Any, Any]]) -> None:
+@pytest.mark.parametrize("rows", [2, 3, 500, 20000])
+def test_rows_that_repeat(rows: int) -> None:
+    """The first row that equals an earlier one, wherever the threads begin; also where no key could hold the rows."""
+    generator = torch.Generator().manual_seed(rows)
+    for spread in (1, 7, 1 << 29):
+        coords = torch.randint(-spread, spread, (rows, 5), generator=generator, dtype=torch.int32)
+        seen: dict[tuple[int, ...], int] = {}
+        repeat = next(
+            (r for r, c in enumerate(map(tuple, coords.tolist())) if seen.setdefault(c, r) != r), -1
+        )
+        for seed in (1, 2):
+            with stand_in.gpu(seed):
+                assert mapping.bounds_and_repeat(coords) == (
+                    (coords.amin(0).tolist(), coords.amax(0).tolist()),
+                    repeat,
+                )
+
+
+def test_voxelize_devoxelize_and_bad_points() -> None:
     points = torch.randn(500, 3) * 3
     features = torch.randn(500, 2)
 
@@ -157,17 +164,21 @@ def test_voxelize_devoxelize_and_bad_points(both: Callable[[Callable[[], Any]], 
 
     equal(*both(there_and_back))
     points[7, 1] = float("nan")
-    for patched in (False, True):
-        with pytest.MonkeyPatch.context() as patch:
-            if patched:
-                patch.setattr(_torch_maps, "needed", lambda _: True)
-            with pytest.raises(ValueError, match=r"finite.*row 7"):
-                sparseconv.voxelize(points, features, voxel_size=0.5)
-            with pytest.raises(ValueError, match="rows 0 and 2"):
-                SparseTensor(torch.ones(3, 1), torch.tensor([[0, 1, 1, 1], [0, 2, 2, 2], [0, 1, 1, 1]]).int())
+
+    far = torch.tensor([[0, -(2**31), -(2**31), 0], [0, 2**31 - 1, 2**31 - 1, 0]]).int()
+
+    def refused() -> None:
+        with pytest.raises(ValueError, match=r"finite.*row 7"):
+            sparseconv.voxelize(points, features, voxel_size=0.5)
+        with pytest.raises(ValueError, match="rows 0 and 2"):
+            SparseTensor(torch.ones(3, 1), torch.tensor([[0, 1, 1, 1], [0, 2, 2, 2], [0, 1, 1, 1]]).int())
+        with pytest.raises(ValueError, match="63 bits"):
+            SparseTensor(torch.ones(2, 1), far)
+
+    both(refused)
 
 
-def test_no_rows(both: Callable[[Callable[[], Any]], tuple[Any, Any]]) -> None:
+def test_no_rows() -> None:
     empty = torch.zeros(0, 4, dtype=torch.int32)
 
     def maps() -> list[Any]:

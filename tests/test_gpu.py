@@ -42,11 +42,12 @@ def close(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
 def test_maps_are_those_of_the_cpu(name: str, rows: int) -> None:
     coords = random_tensor(3, rows, 1, extent=60, batch_size=3).coords
     here = sparseconv.build_kernel_map(coords, **MAPS[name])
-    there = sparseconv.build_kernel_map(coords.cuda(), **MAPS[name])
-    for a, b in ((here, there), (here.reverse(), there.reverse())):
-        for part in ("pairs", "tap_offsets", "out_coords"):
-            assert torch.equal(getattr(a, part), getattr(b, part).cpu()), part
-    assert torch.equal(here.neighbors, there.neighbors.cpu())
+    for method in ("hash", "sort", "auto"):
+        there = sparseconv.build_kernel_map(coords.cuda(), method=method, **MAPS[name])
+        for a, b in ((here, there), (here.reverse(), there.reverse())):
+            for part in ("pairs", "tap_offsets", "out_coords"):
+                assert torch.equal(getattr(a, part), getattr(b, part).cpu()), part
+        assert torch.equal(here.neighbors, there.neighbors.cpu())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -95,6 +96,33 @@ def test_other_streams_and_back() -> None:
     torch.cuda.synchronize()
     assert torch.equal(got, expected)
     assert torch.equal(x.cpu().coords, x.coords.cpu())
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"), [("submanifold", 1), ("strided", 1), ("even", 1), ("transposed", 2)]
+)
+def test_how_often_the_host_waits_for_a_map(name: str, waits: int, recwarn: pytest.WarningsRecorder) -> None:
+    """As docs/cuda_kernels.md says; torch warns at every wait of its own, and the core has none."""
+    coords = random_tensor(3, 3000, 1, extent=40).coords.cuda()
+    features = torch.ones(len(coords), 4, device="cuda")
+    x, options = SparseTensor(features, coords), MAPS[name]
+    geometry = {key: value for key, value in options.items() if key not in ("submanifold", "transposed")}
+    kind = (
+        spnn.SubMConv3d
+        if options.get("submanifold")
+        else spnn.ConvTranspose3d
+        if options.get("transposed")
+        else spnn.Conv3d
+    )
+    layer = kind(4, 4, **geometry, device="cuda")
+    layer(SparseTensor(features, coords))  # what is set up once has been
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        recwarn.clear()
+        layer(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in recwarn if "synchroniz" in str(w.message)]) == waits
 
 
 def test_scans_become_voxels_there() -> None:

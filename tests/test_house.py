@@ -75,6 +75,7 @@ LAYERS = [
         "sparseconv._native_cuda",
         "sparseconv._native",
         "sparseconv._native_maps",
+        "sparseconv._cuda_maps",
         "sparseconv.geometry",
     ],
     ["sparseconv._native_eie", "sparseconv._native_quantized", "sparseconv._native_vectors"],
@@ -124,7 +125,7 @@ def test_the_package_never_imports_its_plugins() -> None:
 
 
 def test_plugins_examples_and_benchmarks_use_public_names() -> None:
-    compiled = "_native _native_cuda _native_eie _native_maps _scratch _cpu _cuda".split()
+    compiled = "_native _native_cuda _native_eie _native_maps _cuda_maps _scratch _cpu _cuda".split()
     rest = "first_come sites geometry mapping pairing pairs map_builder kernel_map tensor joining ops gather_scatter".split()
     internal = compiled + rest
     for module, names in graph("datasets", "pruning", "examples", "benchmarks").items():
@@ -192,7 +193,7 @@ def test_the_core_includes_no_torch_and_only_bind_includes_pybind11() -> None:
 
 
 def test_the_cuda_module_has_the_cpu_modules_compute_functions() -> None:
-    """Its maps are still to come, and it has functions of its own for plans of rows."""
+    """It has maps and plans of rows of its own."""
     cpu = importlib.import_module("sparseconv._cpu")
     try:
         cuda = importlib.import_module("sparseconv._cuda")
@@ -256,12 +257,15 @@ def test_every_public_name_of_the_contract_exists() -> None:
 
 
 def test_show_config_says_what_was_built() -> None:
+    import torch
+
     import sparseconv
 
     config = sparseconv.show_config()
     assert {"version", "instruction_set", "threads", "cuda", "cuda_architectures"} <= set(config)
     assert config["instruction_set"] in {"generic", "avx2", "avx512", "avx512bf16"}
     assert isinstance(config["cuda"], bool)
+    assert config["gpus"] > 0 or not torch.cuda.is_available()
     declared = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert declared and config["version"] == sparseconv.__version__ == declared[1]
 

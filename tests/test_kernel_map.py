@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from unittest import mock
+import contextlib
 
 import numpy as np
 import oracle
 import pytest
+import stand_in
 import torch
 from engine import map_options, random_tensor, tensor_of
 from hypothesis import given
@@ -17,17 +18,16 @@ from strategies import Case, cases, coords_of, same_bits
 
 import sparseconv
 import sparseconv.nn as spnn
-from sparseconv import _torch_maps, kernel_map, pairing, pairs
+from sparseconv import kernel_map, pairing, pairs
 
-METHODS = ["hash", "sort", "torch"]
+METHODS = ["hash", "sort", "gpu hash", "gpu sort"]
 
 
 def build(method: str, *arrays: torch.Tensor, **options: object) -> sparseconv.KernelMap:
-    """`build_kernel_map` by one of its methods, or "torch": by the operators that serve a GPU."""
-    if method != "torch":
-        return sparseconv.build_kernel_map(*arrays, method=method, **options)
-    with mock.patch.object(_torch_maps, "needed", return_value=True):
-        kmap = sparseconv.build_kernel_map(*arrays, **options)
+    """`build_kernel_map` by one of its methods, here or on an emulated GPU."""
+    where, _, method = method.rpartition(" ")
+    with stand_in.gpu(seed=len(arrays[0])) if where else contextlib.nullcontext():
+        kmap = sparseconv.build_kernel_map(*arrays, method=method, **options)
         assert kmap.neighbors.shape[0] == kmap.reverse().taps  # both are kept for who asks later
         return kmap
 

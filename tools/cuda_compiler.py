@@ -67,6 +67,7 @@ class CudaCompiler:
             "-O3",
             "-std=c++17",
             "--expt-relaxed-constexpr",
+            "-Werror=cross-execution-space-call",  # device code that calls a host function does anything
             "--threads=0",
             "-shared",
             *codes,

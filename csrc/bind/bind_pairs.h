@@ -2,52 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Names of the functions that find pairs. A size that depends on the data is a seam: one call counts, Python allocates, one call
-// writes. A key layout travels as a tuple of integers: low, shift and bits of each field.
+// writes.
 #pragma once
 
 #include <optional>
 #include <vector>
 
-#include "bind/buffers.h"
+#include "bind/key_layouts.h"
 #include "mapping/keys.h"
 #include "mapping/match.h"
 #include "mapping/neighbors.h"
 #include "mapping/pairs.h"
 
 namespace sparseconv {
-
-namespace py = pybind11;
-using Integers = std::vector<int64_t>;
-
-inline KeyLayout layout_of(const Integers& numbers) {
-    KeyLayout layout;
-    layout.fields = static_cast<int>(numbers.size() / 3);
-    require(layout.fields >= 1 && layout.fields <= kMaxFields && numbers.size() % 3 == 0,
-            "a key layout has 3 numbers for each of 1 to 5 fields, got " + std::to_string(numbers.size()));
-    for (int f = 0; f < layout.fields; ++f) {
-        layout.low[f] = numbers[f];
-        layout.shift[f] = static_cast<int>(numbers[layout.fields + f]);
-        layout.bits[f] = static_cast<int>(numbers[2 * layout.fields + f]);
-        require(layout.shift[f] >= 0 && layout.bits[f] >= 0 && layout.shift[f] + layout.bits[f] <= kKeyBits,
-                "a key layout's fields must lie within 63 bits");
-    }
-    return layout;
-}
-
-inline Integers key_layout(const Integers& low, const Integers& high) {
-    require(low.size() == high.size() && !low.empty() && low.size() <= kMaxFields, "low and high must have 1 to 5 fields");
-    const KeyLayout layout = make_layout(static_cast<int>(low.size()), low.data(), high.data());
-    Integers numbers;
-    for (int f = 0; f < layout.fields; ++f) numbers.push_back(layout.low[f]);
-    for (int f = 0; f < layout.fields; ++f) numbers.push_back(layout.shift[f]);
-    for (int f = 0; f < layout.fields; ++f) numbers.push_back(layout.bits[f]);
-    return numbers;
-}
-
-inline void require_coords(const Buffer<int32_t>& coords, int fields) {
-    require(coords.ndim == 2 && coords.shape[1] == fields,
-            "coordinates must be [N, " + std::to_string(fields) + "] to match the key layout");
-}
 
 // steps [taps, axes]: where a tap reads, in fine cells from coarse * stride.
 inline Integers tap_steps(const Buffer<int32_t>& taps, const KeyLayout& layout, const Integers& padding,
@@ -85,11 +52,6 @@ inline std::vector<TapRun> tap_runs(const Integers& steps, const Integers& delta
         }
     }
     return runs;
-}
-
-inline void require_table(const Buffer<int32_t>& table, int64_t taps, int64_t n) {
-    require(table.ndim == 2 && table.shape[0] == taps && table.shape[1] == n,
-            "the table must be [" + std::to_string(taps) + ", " + std::to_string(n) + "]");
 }
 
 inline void find_neighbors_hash(const Cpu& device, Buffer<int64_t> fine_keys, Buffer<int64_t> queries,

@@ -65,9 +65,9 @@ struct Cpu {
 struct Chunks {
     int64_t n;
     int64_t size;
-    int64_t count() const { return size > 0 ? (n + size - 1) / size : 0; }
-    int64_t begin(int64_t c) const { return c * size; }
-    int64_t end(int64_t c) const { return (c + 1) * size < n ? (c + 1) * size : n; }
+    SPARSECONV_HD int64_t count() const { return size > 0 ? (n + size - 1) / size : 0; }
+    SPARSECONV_HD int64_t begin(int64_t c) const { return c * size; }
+    SPARSECONV_HD int64_t end(int64_t c) const { return (c + 1) * size < n ? (c + 1) * size : n; }
 };
 
 }  // namespace sparseconv

@@ -55,7 +55,7 @@ struct PackRows {
     int64_t scale[kMaxFields];  // field value = coordinate * scale
     Chunks chunks;
     int64_t* keys;      // [n]
-    uint8_t* in_order;  // [chunks], whether the keys of the chunk strictly increase
+    uint8_t* in_order;  // [chunks], whether the keys of the chunk strictly increase; null: nobody asks
 
     SPARSECONV_HD void operator()(int64_t c) const { run_with_fields(*this, layout.fields, c); }
 
@@ -79,7 +79,7 @@ struct PackRows {
             increasing &= key > previous;
             previous = key;
         }
-        in_order[c] = increasing;
+        if (in_order) in_order[c] = increasing;
     }
 };
 

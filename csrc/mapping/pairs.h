@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/device.h"
+#include "mapping/search.h"
 
 namespace sparseconv {
 
@@ -61,6 +62,20 @@ struct ScatterPairs {
         for (int64_t p = tap_offsets[tap]; p < tap_offsets[tap + 1]; ++p) {
             row[pairs[2 * p + key_column]] = pairs[2 * p + 1 - key_column];
         }
+    }
+};
+
+// The same for one pair, whose tap is searched for. The table must be -1 before.
+struct ScatterPair {
+    const int32_t* pairs;
+    const int64_t* tap_offsets;  // [taps + 1]
+    int64_t taps, n;             // n: columns of the table
+    int key_column;
+    int32_t* table;  // [taps, n]
+
+    SPARSECONV_HD void operator()(int64_t p) const {
+        const int64_t tap = lower_bound(tap_offsets, 0, taps + 1, p + 1) - 1;  // the last one that begins at or before p
+        table[tap * n + pairs[2 * p + key_column]] = pairs[2 * p + 1 - key_column];
     }
 };
 

@@ -2,16 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The test module _emulated: the GPU's functions on CPU tensors, run thread by thread. Its device argument is the seed of the order
-// in which blocks and threads take turns.
+// in which blocks and threads take turns. The kernels are in kernels_emulated.cpp.
 #define SPARSECONV_EMULATED
 #define SPARSECONV_DEVICE_TYPE 1  // DLPack's kDLCPU
 
 #include "bind/bind_compute_cuda.h"
-#include "compute/cuda/gemm.cu"
-#include "compute/cuda/outer.cu"
-#include "compute/cuda/reduce.cu"
-#include "compute/cuda/row_plan.cu"
-#include "compute/cuda/sparse.cu"
+#include "bind/bind_mapping_cuda.h"
 
 namespace pybind11::detail {
 
@@ -29,5 +25,6 @@ struct type_caster<sparseconv::Cuda> {
 
 PYBIND11_MODULE(_emulated, m) {
     m.doc() = "CUDA kernels of sparseconv on the CPU, for tests.";
+    sparseconv::gpu::bind_mapping(m);
     sparseconv::gpu::bind_compute(m);
 }
