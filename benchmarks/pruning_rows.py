@@ -29,7 +29,7 @@ HALF_CONFUSION = "confusion-bfloat16.safetensors"
 
 
 # Of the width at which all layers alike would have that share of the work, the part that every group of channels keeps. Without a
-# bound the ranking leaves blocks of 80 channels with 16 between their two convolutions, which learn less and run slower.
+# bound the ranking leaves blocks of 80 channels with 16 between their two convolutions, which mostly run slower.
 BALANCE = 0.86
 
 
