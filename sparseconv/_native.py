@@ -13,9 +13,10 @@ from typing import Any
 
 import torch  # before the core, so that both share one OpenMP runtime
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from . import _native_cuda
+from ._buffer import buffer as buffer  # for this module's parts, as is the next
+from ._buffer import optional as optional
 from ._scratch import KERNEL_SLOT, scratch
 
 try:
@@ -34,10 +35,11 @@ except ImportError:
 # A key layout: low, shift and bits of each bit field, batch first (csrc/core/coord_key.h).
 KeyLayout = Sequence[int]
 
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
 ROWS_PER_TASK: int = _cpu.ROWS_PER_TASK
 MERGE_CHUNK: int = _cpu.MERGE_CHUNK
 core: Any = _cpu  # for sparseconv._native_maps
-buffer: Any = to_dlpack  # a tensor as the core takes it
 
 
 def require_device(device: torch.device) -> None:
@@ -70,10 +72,6 @@ def gpu(array: Tensor) -> tuple[Any, Any]:
     return _cuda, (array.device.index, torch.cuda.current_stream(array.device).cuda_stream)
 
 
-def optional(array: Tensor | None) -> object:
-    return None if array is None else buffer(array)
-
-
 # --- keys -----------------------------------------------------------------------------------------------------------------
 
 
@@ -81,6 +79,12 @@ def key_layout(low: Sequence[int], high: Sequence[int]) -> KeyLayout:
     """The bit fields that hold low .. high of each field; ValueError where 63 bits do not suffice."""
     layout: list[int] = _cpu.key_layout(list(low), list(high))
     return layout
+
+
+def key_bits(layout: KeyLayout) -> int:
+    """Bits of a key: where the batch field, the topmost, ends."""
+    fields = len(layout) // 3
+    return layout[fields] + layout[2 * fields]
 
 
 def bounds(coords: Tensor) -> tuple[list[int], list[int]]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack as buffer  # type: ignore[attr-defined]
+
+from ._buffer import buffer, optional
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,6 @@ def _aligned(x: Tensor) -> Tensor:
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
-def _optional(x: Tensor | None) -> object:
-    return None if x is None else buffer(x)
-
-
 def _scratch(like: Tensor, size: int) -> object:
     return buffer(torch.empty(size, dtype=torch.uint8, device=like.device))
 
@@ -110,22 +107,21 @@ def gather_gemm(
     plan = row_plan(core, device, pairs, tap_offsets, out.shape[0])
     tf32 = tf32_allowed()
     features = _aligned(features)
-    x, y = buffer(features), buffer(out)
     size = core.gather_gemm_bytes(
         buffer(features), buffer(out), groups, plan.neighbors.shape[0], plan.pairs, tf32
     )
     core.gather_gemm(
         device,
-        x,
+        buffer(features),
         buffer(weight),
-        _optional(bias),
+        optional(bias),
         *plan.buffers(),
         plan.pairs,
         groups,
         transpose,
         flip,
         tf32,
-        y,
+        buffer(out),
         _scratch(out, size),
     )
 
@@ -148,7 +144,7 @@ def gather_gemm_2to4(
         buffer(_aligned(features)),
         buffer(values),
         buffer(metadata),
-        _optional(bias),
+        optional(bias),
         *plan.buffers(),
         buffer(out),
     )
@@ -219,11 +215,11 @@ def gather_sum(
     out: Tensor,
 ) -> None:
     """`_native.gather_sum`."""
-    core.gather_sum(device, buffer(x), buffer(offsets), _optional(cols), _optional(weights), buffer(out))
+    core.gather_sum(device, buffer(x), buffer(offsets), optional(cols), optional(weights), buffer(out))
 
 
 def gather_max(
     core: Any, device: Any, x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg: Tensor
 ) -> None:
     """`_native.gather_max`."""
-    core.gather_max(device, buffer(x), buffer(offsets), _optional(cols), buffer(out), buffer(arg))
+    core.gather_max(device, buffer(x), buffer(offsets), optional(cols), buffer(out), buffer(arg))

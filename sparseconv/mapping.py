@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _cuda_maps, _native, _native_maps
+from . import _cuda_sites, _native, _native_maps
+from ._native import INT32_MAX, INT32_MIN
 from ._scratch import scratch
 
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 Bounds = tuple[Sequence[int], Sequence[int]]  # lowest and highest value of each column of coordinates
 
 
@@ -36,26 +36,20 @@ def sorted_keys(
     if _native.pack(coords, layout, scale, keys):
         return keys, None
     rows = torch.empty(n, dtype=torch.int32)
-    _native.sort_rows(keys, rows, _bits(layout))
+    _native.sort_rows(keys, rows, _native.key_bits(layout))
     return keys, rows
-
-
-def _bits(layout: _native.KeyLayout) -> int:
-    """Bits of a key: where the batch field, the topmost, ends."""
-    fields = len(layout) // 3
-    return layout[fields] + layout[2 * fields]
 
 
 def bounds_of(coords: Tensor) -> Bounds:
     """Lowest and highest value of each column of coords [N, 1 + D] int32, N > 0."""
-    return _cuda_maps.bounds(coords) if _native.on_gpu(coords) else _native.bounds(coords)
+    return _cuda_sites.bounds(coords) if _native.on_gpu(coords) else _native.bounds(coords)
 
 
 def bounds_and_repeat(coords: Tensor) -> tuple[Bounds, int | None]:
     """`bounds_of`, and what a GPU finds on the way: the lowest row that equals an earlier one, -1 for none; else None."""
     if not _native.on_gpu(coords):
         return _native.bounds(coords), None
-    low, high, repeat = _cuda_maps.bounds_and_repeat(coords)
+    low, high, repeat = _cuda_sites.bounds_and_repeat(coords)
     return (low, high), repeat
 
 
@@ -68,9 +62,11 @@ def find_duplicate(
     """
     if len(coords) < 2:
         return None
-    layout = _native.key_layout(*(bounds or bounds_of(coords)))
+    layout = _native.key_layout(
+        *(bounds or bounds_of(coords))
+    )  # on a GPU too: refuses what no map could be built of
     if _native.on_gpu(coords):
-        return _cuda_maps.find_duplicate(coords, repeat)
+        return _cuda_sites.find_duplicate(coords, repeat)
     keys, rows = sorted_keys(coords, layout, [1] * coords.shape[1])
     return None if rows is None else _native.find_duplicate(keys, rows)
 
@@ -169,7 +165,7 @@ def output_coords(
         return nothing
     layout = moved.layout(relations, to_fine)
     if _native.on_gpu(coords):
-        return _cuda_maps.output_coords(coords, layout, relations, to_fine, moved.ranges)
+        return _cuda_sites.output_coords(coords, layout, relations, to_fine, moved.ranges)
     padded_keys, _ = sorted_keys(coords, layout, [1] * width)
     keys = padded_keys[:-1]
     for axis, (first, last) in enumerate(moved.ranges):
@@ -212,7 +208,7 @@ def find_rows(coords: Tensor, queries: Tensor) -> Tensor:
         [max(pair) for pair in zip(high, query_high, strict=True)],
     )
     if _native.on_gpu(coords):
-        return _cuda_maps.find_rows(coords, queries, layout)
+        return _cuda_sites.find_rows(coords, queries, layout)
     keys = torch.empty(len(coords), dtype=torch.int64)
     query_keys = torch.empty(len(queries), dtype=torch.int64)
     _native.pack(coords, layout, [1] * (axes + 1), keys)
@@ -228,7 +224,7 @@ def group_rows(index: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     if len(index) and (int(index.min()) < 0 or int(index.max()) >= groups):
         raise ValueError(f"index must lie in [0, {groups}), got {int(index.min())} .. {int(index.max())}")
     if _native.on_gpu(index):
-        return _cuda_maps.group_rows(index, groups)
+        return _cuda_sites.group_rows(index, groups)
     keys = index.clone()
     rows = torch.empty(len(index), dtype=torch.int32)
     _native.sort_rows(keys, rows, max(groups - 1, 1).bit_length())
@@ -244,7 +240,7 @@ def voxel_runs(
     """
     width = points.shape[1] + 1
     if _native.on_gpu(points):
-        cells, bad, bounds = _cuda_maps.cells_of_points(points, batch, origin, size)
+        cells, bad, bounds = _cuda_sites.cells_of_points(points, batch, origin, size)
     else:
         bounds = None
         cells = torch.empty(len(points), width, dtype=torch.int32)
@@ -271,7 +267,7 @@ def _runs(cells: Tensor, bounds: Bounds | None = None) -> tuple[Tensor, Tensor, 
         return cells.clone(), empty, empty.clone(), empty.new_zeros(1)
     layout = _native.key_layout(*(bounds or bounds_of(cells)))
     if _native.on_gpu(cells):
-        return _cuda_maps.runs(cells, layout)
+        return _cuda_sites.runs(cells, layout)
     keys, rows = sorted_keys(cells, layout, [1] * width)
     if rows is None:
         rows = torch.arange(n, dtype=torch.int32)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import _cuda_maps, _native, _native_maps
+from . import _cuda_pairs, _native, _native_maps
 from .mapping import Bounds, Moved, bounds_of, moved_range, output_coords, sorted_keys
 
 TABLE_BYTES = 256 << 20  # a table of neighbours is built for as many taps at a time as fit this
@@ -41,7 +41,7 @@ def strided_map(
         if not moved.empty:
             layout = moved.layout(relations, False)
             if _native.on_gpu(coords):
-                return _cuda_maps.strided_map(coords, layout, relations, moved.ranges, taps)
+                return _cuda_pairs.strided_map(coords, layout, relations, moved.ranges, taps)
             call = (
                 n,
                 layout,
@@ -94,7 +94,9 @@ def find_pairs(
     same_keys = same_sites and all(s == 1 for s in stride)
     scales = [1] * (1 + len(stride)), [1, *stride]
     if _native.on_gpu(fine):
-        return _cuda_maps.find_pairs(fine, coarse, taps, layout, scales, padding, dilation, method, same_keys)
+        return _cuda_pairs.find_pairs(
+            fine, coarse, taps, layout, scales, padding, dilation, method, same_keys
+        )
     if method == "hash":
         return _pairs_by_hash(fine, coarse, taps, layout, scales, padding, dilation, same_keys)
     fine_keys, fine_rows = sorted_keys(fine, layout, scales[0], 2)
@@ -157,7 +159,7 @@ def _pairs_by_hash(
 def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor, Tensor]:
     """The same pairs with their columns swapped, (out row, in row), sorted by (tap, in row)."""
     if _native.on_gpu(pairs):
-        return _cuda_maps.reverse_pairs(pairs, tap_offsets, n_in)
+        return _cuda_pairs.reverse_pairs(pairs, tap_offsets, n_in)
     if _native_maps.pairs_sorted(pairs, tap_offsets, 0):
         return torch.stack(
             [pairs[:, 1], pairs[:, 0]], 1
@@ -177,7 +179,7 @@ def reverse_pairs(pairs: Tensor, tap_offsets: Tensor, n_in: int) -> tuple[Tensor
 def neighbor_table(pairs: Tensor, tap_offsets: Tensor, n_out: int) -> Tensor:
     """neighbors [K, n_out] int32: the in row that each out row reads through each tap, -1 for none."""
     if _native.on_gpu(pairs):
-        return _cuda_maps.neighbor_table(pairs, tap_offsets, n_out)
+        return _cuda_pairs.neighbor_table(pairs, tap_offsets, n_out)
     table = torch.empty(len(tap_offsets) - 1, n_out, dtype=torch.int32)
     _native_maps.scatter_pairs(pairs, tap_offsets, 1, table)
     return table
@@ -186,5 +188,5 @@ def neighbor_table(pairs: Tensor, tap_offsets: Tensor, n_out: int) -> Tensor:
 def pairs_sorted(pairs: Tensor, tap_offsets: Tensor, column: int) -> bool:
     """Whether that column of pairs strictly increases within each tap."""
     if _native.on_gpu(pairs):
-        return _cuda_maps.pairs_sorted(pairs, tap_offsets, column)
+        return _cuda_pairs.pairs_sorted(pairs, tap_offsets, column)
     return _native_maps.pairs_sorted(pairs, tap_offsets, column)
