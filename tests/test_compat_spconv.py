@@ -381,6 +381,30 @@ print(issubclass(sp.SubMConv3d, SparseModule))
 """
 
 
+WITHOUT_CUMM = """
+import sys
+class Absent:  # cumm, which spconv's wheel needs, and the wheel itself
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("cumm", "spconv"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from sparseconv.compat import install
+install("spconv")
+import cumm.tensorview as tv, numpy as np
+from spconv.utils import Point2VoxelCPU3d
+generator = Point2VoxelCPU3d(
+    vsize_xyz=[0.5] * 3, coors_range_xyz=[0, 0, 0, 4, 4, 4], num_point_features=3, max_num_voxels=8, max_num_points_per_voxel=4
+)
+points = np.array([[0.1, 0.2, 0.3], [0.2, 0.2, 0.2], [3.9, 0.1, 0.1]], np.float32)
+print([a.numpy().tolist() for a in generator.point_to_voxel(tv.from_numpy(points))][1:])
+"""
+
+
+def test_install_brings_the_arrays_of_voxel_generators() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_CUMM], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[[[0, 0, 0], [0, 0, 7]], [2, 1]]", done.stderr[-2000:]
+
+
 def test_install_stands_in_for_the_engine() -> None:
     done = subprocess.run([sys.executable, "-c", INSTALLED], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "True", done.stderr[-2000:]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 
@@ -31,6 +32,8 @@ _SPCONV = {
 
 def install(name: str) -> None:
     """Lets code that imports another engine find ours: `install("spconv")`, before that code is imported.
+
+    `cumm.tensorview`, which spconv brings along and voxel generators are fed with, is ours too where cumm is not installed.
 
     Raises:
         ValueError: for another name.
@@ -61,3 +64,15 @@ def install(name: str) -> None:
         sys.modules[f"spconv.{path}"] = module
         if "." not in path:
             setattr(root, path, module)
+    if not _installed("cumm"):
+        cumm = ModuleType("cumm", "what spconv's users need of cumm")
+        tensorview = importlib.import_module(f"{ours.__name__}.tensorview")
+        cumm.__dict__.update(__sparseconv__=True, __path__=[], tensorview=tensorview)
+        sys.modules.update({"cumm": cumm, "cumm.tensorview": tensorview})
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
