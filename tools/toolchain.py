@@ -37,6 +37,11 @@ X86_PROBES = {
     "avx512": "#include <immintrin.h>\n"
     '__m512 f(__m512 a) { asm("vdpbf16ps %0, %0, %0" : "+v"(a)); return _mm512_fmadd_ps(a, a, a); }\n',
 }
+# The matrix unit needs no flags of its own, only an assembler that knows it, and Linux, which lends its registers to a process.
+AMX_PROBE = (
+    "#include <sys/syscall.h>\nlong f() { return SYS_arch_prctl; }\n"
+    'void g() { asm volatile("tdpbf16ps %tmm2, %tmm1, %tmm0"); }\n'
+)
 OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
@@ -103,6 +108,9 @@ class Toolchain:
         """
         sets = self.instruction_sets()
         have = tuple(f"-DSPARSECONV_HAVE_{name.upper()}" for name in sets if name != "generic")
+        if "avx512" in sets and sys.platform == "linux" and _accepts(self.cxx, (), AMX_PROBE):
+            amx = "-DSPARSECONV_HAVE_AMX"
+            have, sets["avx512"] = (*have, amx), (*sets["avx512"], amx)
         csrc = self.root / "csrc"
         kernels = csrc / "compute" / "kernels_isa.cpp"
         plain = [

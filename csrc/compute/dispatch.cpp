@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Picks the instruction set once and forwards kernels.h to its table. Compiled for the baseline. The build says with
-// SPARSECONV_HAVE_AVX2 and SPARSECONV_HAVE_AVX512 which copies of kernels_isa.cpp it has.
+// SPARSECONV_HAVE_AVX2 and SPARSECONV_HAVE_AVX512 which copies of kernels_isa.cpp it has, and with SPARSECONV_HAVE_AMX whether the
+// last of them has the matrix unit's kernels too.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -14,8 +15,25 @@
 #include "kernel_table.h"
 #include "runtime.h"
 
+#if defined(SPARSECONV_HAVE_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace sparseconv {
 namespace {
+
+#if defined(SPARSECONV_HAVE_AMX)
+// Whether the processor multiplies matrices of bfloat16, and the kernel gives this process room for their registers.
+bool has_amx() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & amx_bf16) == 0 || (edx & amx_tile) == 0) return false;
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: Linux 5.16
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
 
 struct InstructionSet {
     const char* name;
@@ -33,6 +51,11 @@ InstructionSet choose() {
                             __builtin_cpu_supports("fma");
 #endif
     const InstructionSet sets[] = {
+#if defined(SPARSECONV_HAVE_AMX)
+        {"amx", has_avx512 && __builtin_cpu_supports("avx512bf16") && has_amx(), &avx512::kernel_table_amx},
+#else
+        {"amx", false, nullptr},
+#endif
 #if defined(SPARSECONV_HAVE_AVX512)
         {"avx512bf16", has_avx512 && __builtin_cpu_supports("avx512bf16"), &avx512::kernel_table_bf16},
         {"avx512", has_avx512, &avx512::kernel_table},
@@ -57,7 +80,8 @@ InstructionSet choose() {
                                         ": this processor or this build does not have that instruction set");
         }
     }
-    throw std::invalid_argument("SPARSECONV_ISA must be generic, avx2, avx512 or avx512bf16, got '" + std::string(wanted) + "'");
+    throw std::invalid_argument("SPARSECONV_ISA must be generic, avx2, avx512, avx512bf16 or amx, got '" + std::string(wanted) +
+                                "'");
 }
 
 const InstructionSet& chosen() {

@@ -6,6 +6,7 @@
 
 #include "depthwise.h"
 #include "gemm_tile.h"
+#include "matrix_tile.h"
 #include "pack_weight.h"
 
 namespace sparseconv::SPARSECONV_ISA {
@@ -91,17 +92,23 @@ struct GatherGemm {
     void rows(const ColumnPart& part, const Pair* list, int64_t n, const A* weight, A* out, S* stored, bool first) const {
         for (int64_t g = 0; g < s.groups; ++g) {
             for (int64_t p = part.first_panel; p < part.last_panel; ++p) {
-                const int64_t registers = layout.registers(p), depth = Tiling<A>::depth(registers);
+                const int64_t registers = layout.registers(p), depth = panel_depth<X>(registers);
                 const int64_t column = g * layout.columns + layout.first_column(p);
                 const A* panel = weight + g * layout.group_size() + layout.panel_offset(p);
                 const X* x = reinterpret_cast<const X*>(features) + g * layout.k;
                 for (int64_t k0 = 0; k0 < layout.k; k0 += depth) {
                     const bool fresh = first && k0 == 0;
-                    run_pairs<X>(registers,
-                                 {x + k0, s.c_in / Operand<X>::elements, panel + k0 * registers * layout.width,
-                                  min_of(depth, layout.k - k0), (fresh ? start : out) + column, fresh ? 0 : s.c_out, out + column,
-                                  s.c_out, layout.panel_columns(p), stored + column},
-                                 list, n);
+                    const Panel<X> tiles{x + k0,
+                                         s.c_in / Operand<X>::elements,
+                                         panel + k0 * registers * layout.width,
+                                         min_of(depth, layout.k - k0),
+                                         (fresh ? start : out) + column,
+                                         fresh ? 0 : s.c_out,
+                                         out + column,
+                                         s.c_out,
+                                         layout.panel_columns(p),
+                                         stored + column};
+                    run_pairs(registers, tiles, list, n);
                 }
             }
         }
@@ -116,13 +123,14 @@ void gather_gemm_packed(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, 
     const Scratch<A> start(s.c_out);
     for (int64_t j = 0; j < s.c_out; ++j) start.data[j] = bias ? widen(bias[j]) : A(0);
     const int64_t tap_size = s.c_in == 0 ? 0 : packed_bytes<X>(s, 1) / static_cast<int64_t>(sizeof(A));
-    const PackedWeight<A> layout(s, Operand<X>::elements);
+    const PackedWeight<A> layout = packed_layout<X>(s);
     const GatherGemm<X> gemm{s, pairs, features, layout, tap_size, packed, start.data, TapOrder(pairs, s.n_out)};
     const ForwardPlan plan(s, gemm.layout.panels, pairs.taps * tap_size * static_cast<int64_t>(sizeof(A)));
     const BlockPairs sections(cpu, pairs, s.n_out, plan.section_rows);
     for_each_block(cpu, plan.parts * sections.blocks, [&](int64_t task) {
         const int64_t section = task % sections.blocks;
         const ColumnPart part = gemm.column_part(task / sections.blocks, plan.parts);
+        const MatrixUnit<X> unit;
         const Scratch<int64_t> cursor(pairs.taps);
         for (int64_t t = 0; t < pairs.taps; ++t) cursor.data[t] = sections.begin(section, t);
         const int64_t end = min_of((section + 1) * plan.section_rows, s.n_out);

@@ -41,6 +41,7 @@ const KernelTable& kernel_table();
 namespace avx512 {
 const KernelTable& kernel_table();
 const KernelTable& kernel_table_bf16();  // for processors that multiply pairs of bfloat16 (AVX512_BF16)
+const KernelTable& kernel_table_amx();   // and for those that have a matrix unit for it (AMX)
 }  // namespace avx512
 
 }  // namespace sparseconv

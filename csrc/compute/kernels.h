@@ -93,8 +93,8 @@ void gather_max(const Cpu&, Scalar, const void* x, int64_t c, const int64_t* off
 // What cpu.threads cores reach together in a loop of fused multiply-adds that touches registers only, float32.
 double fma_peak_gflops(const Cpu&);
 
-// "avx512bf16", "avx512", "avx2" or "generic": the best the processor has, or the lower one that the environment variable SPARSECONV_ISA
-// names. Throws std::invalid_argument for an unknown name and for one that this processor or this build does not have.
+// "amx", "avx512bf16", "avx512", "avx2" or "generic": the best the processor has, or the lower one that the environment variable
+// SPARSECONV_ISA names. Throws std::invalid_argument for an unknown name and for one that this processor or this build does not have.
 const char* instruction_set();
 
 }  // namespace sparseconv

@@ -30,10 +30,18 @@ auto with_scalar(Scalar scalar, const F& f) {
     return f(float{});
 }
 
-// Calls f with a value of the type that gather_gemm reads rows in. Paired: the processor multiplies pairs of bfloat16.
-template <bool Paired, class F>
+// What of the processor multiplies pairs of bfloat16.
+enum class Pairing { none, vectors, matrices };
+
+// Calls f with a value of the type that gather_gemm reads rows in.
+template <Pairing P, class F>
 auto with_operand(Scalar scalar, const ConvShape& s, const F& f) {
-    if constexpr (Paired) {
+#if defined(SPARSECONV_HAVE_AMX)
+    if constexpr (P == Pairing::matrices) {
+        if (scalar == Scalar::bf16 && pairs_up(s) && s.c_in / s.groups >= 16) return f(Bf16Tile{});
+    }
+#endif
+    if constexpr (P != Pairing::none) {
         if (scalar == Scalar::bf16 && pairs_up(s)) return f(Bf16Pair{});
     }
     return with_scalar(scalar, f);
@@ -71,7 +79,7 @@ double fma_loop(int64_t steps) {
     return 2.0 * chains * V::width * static_cast<double>(steps);
 }
 
-template <bool Paired>
+template <Pairing P>
 const KernelTable table = {
     [](Scalar scalar, const ConvShape& s, int64_t taps) {
         // Decoded weights of codes are never in pairs (csrc/sparse/quantized.h), and pairs take half the room.
@@ -79,7 +87,7 @@ const KernelTable table = {
     },
     [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const Weight& weight,
        const void* bias, void* out, void* scratch) {
-        with_operand<Paired>(scalar, s, [&](auto type) {
+        with_operand<P>(scalar, s, [&](auto type) {
             gather_gemm<decltype(type)>(cpu, s, pairs, as(features, type), weight, as(bias, type), as(out, type), scratch);
         });
     },
@@ -154,9 +162,12 @@ const KernelTable table = {
 
 }  // namespace
 
-const KernelTable& kernel_table() { return table<false>; }
+const KernelTable& kernel_table() { return table<Pairing::none>; }
 #if defined(__AVX512F__)
-const KernelTable& kernel_table_bf16() { return table<true>; }
+const KernelTable& kernel_table_bf16() { return table<Pairing::vectors>; }
+#if defined(SPARSECONV_HAVE_AMX)
+const KernelTable& kernel_table_amx() { return table<Pairing::matrices>; }
+#endif
 #endif
 
 }  // namespace sparseconv::SPARSECONV_ISA

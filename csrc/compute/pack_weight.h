@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The packed weight: [tap][group][panel][c_in / groups][columns of the panel], in the accumulation type, or pairs of input channels in
-// words of its size. The registers of columns are spread evenly over as few panels as hold them; columns beyond c_out are zero.
+// words of its size, for the matrix unit as many as 32 input channels divide. The registers of columns are spread evenly over as few panels as hold them; columns beyond c_out are zero.
 #pragma once
 
 #include "blocking.h"
@@ -12,10 +12,12 @@ namespace sparseconv::SPARSECONV_ISA {
 template <class A>
 struct PackedWeight {
     static constexpr int width = Simd<A>::width;
-    int64_t k, columns, all_registers, panels;  // of one group; k in operands of `elements` input channels
+    int64_t k, rows, columns, all_registers,
+        panels;  // of one group; k in operands of `elements` input channels, rows in steps of them
 
-    explicit PackedWeight(const ConvShape& s, int elements = 1)
+    explicit PackedWeight(const ConvShape& s, int elements = 1, int step = 1)
         : k(s.c_in / s.groups / elements),
+          rows(round_up(k, step)),
           columns(s.c_out / s.groups),
           all_registers(ceil_div(columns, width)),
           panels(ceil_div(all_registers, Tiling<A>::most_registers)) {}
@@ -23,8 +25,8 @@ struct PackedWeight {
     int64_t registers(int64_t p) const { return first_register(p + 1) - first_register(p); }
     int64_t first_column(int64_t p) const { return first_register(p) * width; }
     int64_t panel_columns(int64_t p) const { return min_of(registers(p) * width, columns - first_column(p)); }
-    int64_t panel_offset(int64_t p) const { return first_column(p) * k; }
-    int64_t group_size() const { return k * all_registers * width; }
+    int64_t panel_offset(int64_t p) const { return first_column(p) * rows; }
+    int64_t group_size() const { return rows * all_registers * width; }
 };
 
 SPARSECONV_INLINE bool is_depthwise(const ConvShape& s) { return s.groups > 1 && s.groups == s.c_in && s.groups == s.c_out; }
@@ -33,8 +35,13 @@ SPARSECONV_INLINE bool is_depthwise(const ConvShape& s) { return s.groups > 1 &&
 SPARSECONV_INLINE bool pairs_up(const ConvShape& s) { return s.c_in / s.groups % 2 == 0 && !is_depthwise(s); }
 
 template <class X>
+PackedWeight<Acc<X>> packed_layout(const ConvShape& s) {
+    return PackedWeight<Acc<X>>(s, Operand<X>::elements, Operand<X>::step);
+}
+
+template <class X>
 int64_t packed_bytes(const ConvShape& s, int64_t taps) {
-    const PackedWeight<Acc<X>> layout(s, Operand<X>::elements);
+    const PackedWeight<Acc<X>> layout = packed_layout<X>(s);
     return taps * (is_depthwise(s) ? s.c_out : s.groups * layout.group_size()) * static_cast<int64_t>(sizeof(Acc<X>));
 }
 
@@ -81,7 +88,7 @@ void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight&
         });
         return;
     }
-    const PackedWeight<Acc<X>> layout(s, Operand<X>::elements);
+    const PackedWeight<Acc<X>> layout = packed_layout<X>(s);
     for_each_block(alone_below(cpu, taps * s.groups * layout.group_size()), taps * s.groups, [&](int64_t tg) {
         const S* from = data + tg / s.groups * weight.tap + tg % s.groups * weight.group;
         for (int64_t p = 0; p < layout.panels; ++p) {
@@ -90,6 +97,7 @@ void pack_weight(const Cpu& cpu, const ConvShape& s, int64_t taps, const Weight&
             const S* panel = from + layout.first_column(p) * weight.out;
             if constexpr (Operand<X>::elements == 2) {
                 pack_pairs(panel, weight.in, weight.out, layout.k, columns, stride, to);
+                for (int64_t i = layout.k * stride; i < layout.rows * stride; ++i) to[i] = 0;
             } else {
                 pack_panel<S>(panel, weight.in, weight.out, layout.k, columns, stride, to);
             }

@@ -24,13 +24,20 @@ struct Accumulator<Bf16> {
 template <class S>
 using Acc = typename Accumulator<S>::Type;
 
-// What a tile reads its rows in: the storage type, or Bf16Pair, two bfloat16 input channels in one operand of an instruction that
-// multiplies and adds both.
+// What a tile reads its rows in: the storage type, or two bfloat16 input channels at a time, that an instruction multiplies and adds
+// both: Bf16Pair vector registers, Bf16Tile the matrix unit.
 struct Bf16Pair {
+    uint32_t bits;
+};
+struct Bf16Tile {
     uint32_t bits;
 };
 template <>
 struct Accumulator<Bf16Pair> {
+    using Type = float;
+};
+template <>
+struct Accumulator<Bf16Tile> {
     using Type = float;
 };
 
@@ -38,13 +45,19 @@ template <class X>
 struct Operand {
     using Storage = X;
     static constexpr int elements = 1;
+    static constexpr int step = 1;                                // operands of input channels that are multiplied at a time
     static constexpr bool widened = sizeof(X) != sizeof(Acc<X>);  // into accumulators, before they are multiplied
 };
 template <>
 struct Operand<Bf16Pair> {
     using Storage = Bf16;
     static constexpr int elements = 2;
+    static constexpr int step = 1;
     static constexpr bool widened = false;
+};
+template <>
+struct Operand<Bf16Tile> : Operand<Bf16Pair> {
+    static constexpr int step = 16;
 };
 
 SPARSECONV_INLINE float widen(float x) { return x; }
@@ -125,6 +138,20 @@ SPARSECONV_INLINE __m512 multiply_add<Bf16Pair>(__m512 a, __m512 b, __m512 c) {
 // n elements from accumulators to storage.
 template <class S>
 SPARSECONV_INLINE void narrow_row(const Acc<S>* x, int64_t n, S* y) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 2) {
+        for (; n >= 16; n -= 16, x += 16, y += 16) {
+            const __m512i bits = _mm512_loadu_si512(x);
+            const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+            const __m512i rounded =
+                _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+            const __m512 value = _mm512_castsi512_ps(bits);
+            const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+            const __m512i kept = _mm512_mask_blend_epi32(nan, rounded, _mm512_set1_epi32(0x7fc0));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtepi32_epi16(kept));
+        }
+    }
+#endif
     for (int64_t i = 0; i < n; ++i) narrow(x[i], y[i]);
 }
 
