@@ -177,8 +177,9 @@ def markdown(table: Table, pictures: Sequence[Path] = ()) -> str:
     m, s = table.machine, table.settings
     lines = ["# Pruning", "", f"{m['name']}, {m['instruction_set']}; {m['date']}.", ""]
     lines += [
-        f"MinkUNet18 at width {s['task']['width']:g}, trained {s['task']['dense_steps']} steps; pruned rows and "
-        f"`{TUNED.name}` {s['task']['tune_steps']} more; narrower dense networks as many from nothing. "
+        f"MinkUNet18 at width {s['task']['width']:g}, trained {s['task']['dense_steps']} steps of {s['task']['batch']} half "
+        f"sweeps; pruned rows and `{TUNED.name}` {s['task']['tune_steps']} more of {s['task']['tune_batch']}; narrower dense "
+        "networks all of these from nothing. "
         f"mIoU over {s['task']['test_sweeps']} held-out simulated half sweeps, means over seeds; in brackets the 95 % "
         "bootstrap interval over scans. Times: whole sweeps "
         f"({', '.join(dict.fromkeys(x.scan for x in table.measured))}), one thread where nothing else is said, maps "

@@ -22,6 +22,7 @@ class Task:
     dense_steps: int = 1200
     tune_steps: int = 360
     batch: int = 1  # half sweeps a step, of about 15,000 voxels each
+    tune_batch: int = 3  # the same after the dense steps: in fine-tuning, and in the last steps of baselines
     lr: float = 3e-3
     tune_lr: float = 1e-3  # of the dense network that goes on
     prune_lr: float = 3e-3  # of pruned networks
@@ -35,6 +36,10 @@ class Task:
     def all_steps(self) -> int:
         """Steps a pruned network has been trained with, dense ones included."""
         return self.dense_steps + self.tune_steps
+
+    def seen(self, step: int) -> int:
+        """Half sweeps that a network has been trained on when it begins that step."""
+        return min(step, self.dense_steps) * self.batch + max(step - self.dense_steps, 0) * self.tune_batch
 
 
 # The whole pipeline in about two minutes: sweeps with an eighth of the firings, few steps, a narrow network.

@@ -163,16 +163,17 @@ def training_batches(
     samples = ds.Samples(
         HalfSweeps(train_split(task), folder), features=FEATURES, transform=CHANGES, seed=seed
     )
-    epoch_steps = max(1, len(samples) // task.batch)
     order: list[int] = []
     for step in range(first, first + steps):
-        epoch, place = divmod(step, epoch_steps)
-        if place == 0 or not order:
-            samples.set_epoch(epoch)
-            shuffle = torch.Generator().manual_seed(1000 * seed + epoch)
-            order = torch.randperm(len(samples), generator=shuffle).tolist()
-        group = order[place * task.batch : (place + 1) * task.batch]
-        yield from batches(task, samples, [group])
+        chosen = []
+        for position in range(task.seen(step), task.seen(step + 1)):
+            epoch, place = divmod(position, len(samples))
+            if place == 0 or not order:
+                samples.set_epoch(epoch)
+                shuffle = torch.Generator().manual_seed(1000 * seed + epoch)
+                order = torch.randperm(len(samples), generator=shuffle).tolist()
+            chosen.append(samples[order[place]])
+        yield ds.collate_scans(chosen, voxel_size=task.voxel)
 
 
 def test_batches(task: Task, folder: Path) -> Iterator[ds.Batch]:

@@ -23,7 +23,7 @@ from pruning_rows import DENSE, PRUNED, TUNED, Row, Workshop, one
 from pruning_score import Candidate, Interval, best_rows, dense_at, ious, miou, ratio, resampled
 from pruning_settings import parse
 from pruning_task import test_split as held_out_split
-from pruning_task import train_split
+from pruning_task import train_split, training_batches
 from pruning_timing import Work, layer_gain, widths_below, work_of
 from pruning_training import Course, train
 from sparseconv.pruning import analyze
@@ -32,6 +32,7 @@ from torch import nn
 import pruning
 import sparseconv
 import sparseconv.nn as snn
+from sparseconv import datasets
 
 # --- statistics -----------------------------------------------------------------------------------------------------------
 
@@ -253,6 +254,24 @@ def write_sweeps(folder: Path) -> None:
         points[labels == 0, 2], points[labels == 1, 1] = -1.7, 4
         labels[:20] = 255
         np.savez(folder / name, points=points, remission=rng.random(600, np.float32), labels=labels)
+
+
+def test_later_steps_take_more_half_sweeps_and_go_on_in_the_order(tmp_path: Path) -> None:
+    task = parse([*TINY, "--dense-steps", "5", "--tune-steps", "3", "--tune-batch", "3"]).task
+    assert [task.seen(step) for step in (0, 4, 5, 6, 8)] == [0, 4, 5, 8, 14]
+    write_sweeps(tmp_path / "sweeps")
+
+    def batches(first: int, steps: int) -> list[datasets.Batch]:
+        return list(training_batches(task, tmp_path / "sweeps", steps=steps, seed=3, first=first))
+
+    whole, tuning = batches(0, 8), batches(5, 3)
+    assert [b.tensor.batch_size for b in whole] == [1] * 5 + [3] * 3
+    for a, b in zip(
+        whole[5:], tuning, strict=True
+    ):  # a pruned network is tuned on what a baseline goes on with
+        assert torch.equal(a.tensor.coords, b.tensor.coords) and torch.equal(
+            a.tensor.features, b.tensor.features
+        )
 
 
 @pytest.fixture
