@@ -300,6 +300,16 @@ def gather_max(x: Tensor, offsets: Tensor, cols: Tensor | None, out: Tensor, arg
     _cpu.gather_max(device_of(x), buffer(x), buffer(offsets), optional(cols), buffer(out), buffer(arg))
 
 
+def add_bf16(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """out = x + y, contiguous and of one shape in bfloat16; out may be x."""
+    _cpu.add_bf16(device_of(x), buffer(x), buffer(y), buffer(out))
+
+
+def relu_bf16(x: Tensor, out: Tensor) -> None:
+    """out = max(0, x), as above."""
+    _cpu.relu_bf16(device_of(x), buffer(x), buffer(out))
+
+
 # --- what was built -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import elementwise
 from .sites import Sites, check_batch_size
 from .tensor import SparseTensor
 
@@ -29,7 +30,7 @@ def add(first: SparseTensor, other: SparseTensor, *, into_first: bool = False) -
         return SparseTensor.on(first.sites.with_coords(coords), features)
     summand = _take(other.features, rows)
     if into_first and torch.promote_types(first.dtype, summand.dtype) == first.dtype:
-        first.features.add_(summand)
+        elementwise.add_(first.features, summand)
         return first
     return SparseTensor.on(first.sites, first.features + summand)
 

@@ -97,6 +97,21 @@ inline void bound_gather_max(const Cpu& device, AnyBuffer x, Buffer<int64_t> off
                arg.data);
 }
 
+inline int64_t elements_of_bf16(const AnyBuffer& x, const AnyBuffer& out) {
+    require(x.type == ElementType::bf16 && out.type == ElementType::bf16, "expected bfloat16");
+    require(x.size() == out.size(), "expected as many elements as the output has");
+    return out.size();
+}
+
+inline void bound_add_bf16(const Cpu& device, AnyBuffer x, AnyBuffer y, AnyBuffer out) {
+    elements_of_bf16(y, out);
+    add_bf16(device, elements_of_bf16(x, out), x.data, y.data, out.data);
+}
+
+inline void bound_relu_bf16(const Cpu& device, AnyBuffer x, AnyBuffer out) {
+    relu_bf16(device, elements_of_bf16(x, out), x.data, out.data);
+}
+
 inline void bind_compute(py::module_& m) {
     const auto release = py::call_guard<py::gil_scoped_release>();
     m.def("gather_gemm", &bound_gather_gemm, release);
@@ -109,6 +124,8 @@ inline void bind_compute(py::module_& m) {
     m.def("max_pool_grad", &bound_max_pool_grad, release);
     m.def("gather_sum", &bound_gather_sum, release);
     m.def("gather_max", &bound_gather_max, release);
+    m.def("add_bf16", &bound_add_bf16, release);
+    m.def("relu_bf16", &bound_relu_bf16, release);
     m.def("instruction_set", &instruction_set);
     m.def("fma_peak_gflops", &fma_peak_gflops, release);
 }

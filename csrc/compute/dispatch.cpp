@@ -149,6 +149,10 @@ void gather_max(const Cpu& cpu, Scalar scalar, const void* x, int64_t c, const i
     kernels().gather_max(cpu, scalar, x, c, offsets, cols, rows, out, arg);
 }
 
+void add_bf16(const Cpu& cpu, int64_t n, const void* x, const void* y, void* out) { kernels().add_bf16(cpu, n, x, y, out); }
+
+void relu_bf16(const Cpu& cpu, int64_t n, const void* x, void* out) { kernels().relu_bf16(cpu, n, x, out); }
+
 void quantized_gather_gemm(const Cpu& cpu, Scalar scalar, const ConvShape& shape, const Pairs& pairs, const void* features,
                            const QuantizedWeight& weight, const void* bias, void* out, void* scratch) {
     kernels().quantized_gather_gemm(cpu, scalar, shape, pairs, features, weight, bias, out, scratch);

@@ -22,6 +22,8 @@ struct KernelTable {
     decltype(&sparseconv::max_pool_grad) max_pool_grad;
     decltype(&sparseconv::gather_sum) gather_sum;
     decltype(&sparseconv::gather_max) gather_max;
+    decltype(&sparseconv::add_bf16) add_bf16;
+    decltype(&sparseconv::relu_bf16) relu_bf16;
     decltype(&sparseconv::quantized_gather_gemm) quantized_gather_gemm;
     decltype(&sparseconv::quantized_linear) quantized_linear;
     decltype(&sparseconv::vectors_gather_gemm) vectors_gather_gemm;

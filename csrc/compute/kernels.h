@@ -90,6 +90,10 @@ void gather_sum(const Cpu&, Scalar, const void* x, int64_t c, const int64_t* off
 void gather_max(const Cpu&, Scalar, const void* x, int64_t c, const int64_t* offsets, const int64_t* cols, int64_t rows,
                 void* out, int64_t* arg);
 
+// Of n elements of bfloat16 each, out = x + y and out = max(0, x); out may be x.
+void add_bf16(const Cpu&, int64_t n, const void* x, const void* y, void* out);
+void relu_bf16(const Cpu&, int64_t n, const void* x, void* out);
+
 // What cpu.threads cores reach together in a loop of fused multiply-adds that touches registers only, float32.
 double fma_peak_gflops(const Cpu&);
 

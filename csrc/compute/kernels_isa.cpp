@@ -11,6 +11,7 @@
 #include "../sparse/quantized.h"
 #include "../sparse/vectors.h"
 #include "../sparse/vectors_grad.h"
+#include "elementwise.h"
 #include "gather_gemm.h"
 #include "gather_outer.h"
 #include "kernel_table.h"
@@ -124,6 +125,10 @@ const KernelTable table = {
        void* out, int64_t* arg) {
         with_scalar(scalar, [&](auto type) { gather_max(cpu, as(x, type), c, offsets, cols, rows, as(out, type), arg); });
     },
+    [](const Cpu& cpu, int64_t n, const void* x, const void* y, void* out) {
+        add_bf16(cpu, n, as(x, Bf16{}), as(y, Bf16{}), as(out, Bf16{}));
+    },
+    [](const Cpu& cpu, int64_t n, const void* x, void* out) { relu_bf16(cpu, n, as(x, Bf16{}), as(out, Bf16{})); },
     [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const QuantizedWeight& weight,
        const void* bias, void* out, void* scratch) {
         with_scalar(scalar, [&](auto type) {

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .. import elementwise
 from ..tensor import SparseTensor
 from ._layer import SparseLayer, check_channels, check_input, check_type
 
@@ -42,6 +43,11 @@ class Identity(_Rowwise, nn.Identity):
 
 class ReLU(_Rowwise, nn.ReLU):
     """`torch.nn.ReLU` on the features."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Put 0 in the place of what is negative."""
+        x = check_input(self, x)
+        return x.replace(elementwise.relu(x.features, self.inplace))
 
 
 class ReLU6(_Rowwise, nn.ReLU6):
