@@ -114,6 +114,16 @@ def test_matrix_unit(c_in: int, c_out: int, groups: int) -> None:
     more = sparseconv.SparseTensor(
         torch.cat([torch.full((37, c_in), torch.nan).bfloat16(), rows]), torch.cat([before, near])
     )
+    grad = torch.randn(len(near), c_out).bfloat16()
+
+    def gradients(own: nn.SubMConv3d, dtype: torch.dtype) -> list[torch.Tensor]:
+        features = rows.to(dtype).requires_grad_()
+        out = own(sparseconv.SparseTensor(features, near)).features
+        return list(torch.autograd.grad(out, (features, own.weight), grad.to(dtype)))
+
+    found, exact_ones = gradients(layer, torch.bfloat16), gradients(exact, torch.float64)
+    for got, true in zip(found, exact_ones, strict=True):
+        assert (got.double() - true).abs().max() <= true.abs().max() * 2**-8
     with torch.no_grad():
         y, want = layer(x).features, exact(x.to(torch.float64)).features
         assert (y.double() - want).abs().max() <= want.abs().max() * 2**-8
@@ -122,5 +132,7 @@ def test_matrix_unit(c_in: int, c_out: int, groups: int) -> None:
         try:
             torch.set_num_threads(1 if threads > 1 else 2)
             assert torch.equal(layer(sparseconv.SparseTensor(rows, near)).features, y)
+            with torch.enable_grad():
+                assert all(map(torch.equal, gradients(layer, torch.bfloat16), found))
         finally:
             torch.set_num_threads(threads)

@@ -39,6 +39,8 @@
 // gather_outer. A task owns the sums of a section and goes through it in blocks, tap by tap; a tile of R input channels by NV
 // registers of output channels stays in registers over all pairs of the block and the tap, again reading rows in place: 50, 69, 71,
 // 74, 68 (copied rows 34, 49, 61, 66, 67).
+// - With a matrix unit bfloat16 goes through matrix_outer.h: 0.69, 0.59, 0.42, 0.34, 0.31, 0.22 of float32's time at C = 16, 32, 64, 96, 128,
+//   256 (the Xeon above).
 // - 16 sections, each with sums of its own, are enough for 16 threads; the sums are at most 16 MB. Cutting taps into groups as well
 //   reads every row once per group (4 groups: 62 instead of 70 at C = 96), so it is done only where fewer than 9 sections would
 //   leave threads idle.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "depthwise.h"
+#include "matrix_outer.h"
 #include "outer_tile.h"
 #include "pack_weight.h"
 
@@ -42,12 +43,18 @@ void outer_rows(const PackedWeight<A>& layout, const ConvShape& s, const A* x, c
     }
 }
 
-// sums[ci, co] += over n pairs of one tap; rows of a narrow type are widened first.
-template <class S>
+// sums[ci, co] += over n pairs of one tap; rows of a narrow type are widened first, or woven into tiles. X: what rows are read in.
+template <class X, class S>
 void outer_tap(const PackedWeight<Acc<S>>& layout, const ConvShape& s, const Pair* pairs, int64_t n, const S* features,
                const S* grad_out, Acc<S>* wide, Acc<S>* sums) {
     for (int64_t p = 0; p < n; p += outer_chunk) {
         const int64_t some = min_of(outer_chunk, n - p);
+#if defined(SPARSECONV_HAVE_AMX)
+        if constexpr (std::is_same_v<X, Bf16Tile>) {
+            matrix::outer_chunk_of_pairs(s, pairs + p, some, features, grad_out, reinterpret_cast<uint32_t*>(wide), sums);
+            continue;
+        }
+#endif
         if constexpr (sizeof(S) == sizeof(Acc<S>)) {
             outer_rows<S>(layout, s, features, grad_out, pairs + p, some, sums);
         } else {
@@ -70,7 +77,7 @@ int64_t outer_bytes(const ConvShape& s, const Pairs& pairs) {
     return plan.sections * pairs.taps * plan.weight_size * static_cast<int64_t>(sizeof(A));
 }
 
-template <class S>
+template <class X, class S>
 void gather_outer(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const S* features, const S* grad_out, S* grad_weight,
                   void* scratch) {
     using A = Acc<S>;
@@ -87,7 +94,9 @@ void gather_outer(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const 
         const int64_t first_tap = pairs.taps * group / plan.tap_groups, last_tap = pairs.taps * (group + 1) / plan.tap_groups;
         A* sums = partial + section * size;
         for (int64_t i = first_tap * plan.weight_size; i < last_tap * plan.weight_size; ++i) sums[i] = 0;
+        const MatrixUnit<X> unit;
         const Scratch<A> wide(wide_size);
+        if constexpr (std::is_same_v<X, Bf16Tile>) __builtin_memset(wide.data, 0, static_cast<size_t>(wide_size) * sizeof(A));
         const Scratch<int64_t> cursor(pairs.taps);  // the first pair of each tap that is not summed yet
         for (int64_t t = first_tap; t < last_tap; ++t) cursor.data[t] = sections.begin(section, t);
         const int64_t end = min_of((section + 1) * plan.section_rows, s.n_out);
@@ -100,7 +109,7 @@ void gather_outer(const Cpu& cpu, const ConvShape& s, const Pairs& pairs, const 
                 if (is_depthwise(s)) {
                     depthwise_outer<S>(s.c_out, list, n, features, grad_out, sums + t * plan.weight_size);
                 } else {
-                    outer_tap<S>(layout, s, list, n, features, grad_out, wide.data, sums + t * plan.weight_size);
+                    outer_tap<X>(layout, s, list, n, features, grad_out, wide.data, sums + t * plan.weight_size);
                 }
             }
         }

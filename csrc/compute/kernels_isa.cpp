@@ -48,6 +48,17 @@ auto with_operand(Scalar scalar, const ConvShape& s, const F& f) {
     return with_scalar(scalar, f);
 }
 
+// The same for gather_outer, which multiplies pairs in matrices only.
+template <Pairing P, class F>
+auto with_outer_operand(Scalar scalar, [[maybe_unused]] const ConvShape& s, const F& f) {
+#if defined(SPARSECONV_HAVE_AMX)
+    if constexpr (P == Pairing::matrices) {
+        if (scalar == Scalar::bf16 && fills_tiles(s)) return f(Bf16Tile{});
+    }
+#endif
+    return with_scalar(scalar, f);
+}
+
 template <class X>
 const typename Operand<X>::Storage* as(const void* p, X) {
     return static_cast<const typename Operand<X>::Storage*>(p);
@@ -97,8 +108,8 @@ const KernelTable table = {
     },
     [](const Cpu& cpu, Scalar scalar, const ConvShape& s, const Pairs& pairs, const void* features, const void* grad_out,
        void* grad_weight, void* scratch) {
-        with_scalar(scalar, [&](auto type) {
-            gather_outer(cpu, s, pairs, as(features, type), as(grad_out, type), as(grad_weight, type), scratch);
+        with_outer_operand<P>(scalar, s, [&](auto type) {
+            gather_outer<decltype(type)>(cpu, s, pairs, as(features, type), as(grad_out, type), as(grad_weight, type), scratch);
         });
     },
     [](Scalar scalar, int64_t n, int64_t c) {

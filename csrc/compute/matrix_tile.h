@@ -11,6 +11,7 @@
 #pragma once
 
 #include "gemm_tile.h"
+#include "matrix_unit.h"
 
 namespace sparseconv::SPARSECONV_ISA {
 
@@ -20,76 +21,12 @@ int64_t panel_depth(int64_t registers) {
     return Tiling<Acc<X>>::depth(registers);
 }
 
-// What a thread must have while it runs tiles.
-template <class X>
-struct MatrixUnit {
-    MatrixUnit() {}
-};
-
 #if defined(SPARSECONV_HAVE_AMX)
 
-// Registers of the matrix unit: 0 .. 3 hold sums, 4 and 5 rows, 6 and 7 weights. The instructions are written out, so that no other
-// code of the file is compiled for processors that have the unit; compilers keep nothing in its registers. No instruction here
-// says what memory it touches: `memory_barrier` does, once for a tile.
 namespace matrix {
 
-constexpr int kRows = 16, kRowBytes = 64;
-constexpr int64_t kRowPairs = kRowBytes / 4;
 // Pairs of input channels that are summed before the sums go to memory: rows and weights of a panel then fit the first-level cache.
 constexpr int64_t kDepth = 128;
-
-SPARSECONV_INLINE void memory_barrier() { asm volatile("" : : : "memory"); }
-
-// The registers' shapes, set for a thread as long as it lives.
-class Unit {
-   public:
-    Unit() {
-        Shapes shapes{};
-        for (int i = 0; i < 8; ++i) {
-            shapes.row_bytes[i] = kRowBytes;
-            shapes.rows[i] = kRows;
-        }
-        asm volatile("ldtilecfg %0" : : "m"(shapes));
-    }
-    ~Unit() { asm volatile("tilerelease"); }
-    Unit(const Unit&) = delete;
-    Unit& operator=(const Unit&) = delete;
-
-   private:
-    struct alignas(64) Shapes {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t row_bytes[16] = {};
-        uint8_t rows[16] = {};
-    };
-    static_assert(sizeof(Shapes) == 64);
-};
-
-template <int T>
-SPARSECONV_INLINE void zero() {
-    asm volatile("tilezero %%tmm%c0" : : "i"(T));
-}
-template <int T>
-SPARSECONV_INLINE void load(const void* p, int64_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(T));
-}
-template <int T>
-SPARSECONV_INLINE void store(void* p, int64_t stride) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(T));
-}
-// Sums += rows * weights, pairs of bfloat16.
-template <int Sums, int Rows, int Weights>
-SPARSECONV_INLINE void multiply_add() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Rows), "i"(Weights));
-}
-
-// f with each number below N as a type.
-template <int N, class F>
-SPARSECONV_INLINE void each(const F& f) {
-    if constexpr (N > 0) {
-        each<N - 1>(f);
-        f(std::integral_constant<int, N - 1>{});
-    }
-}
 
 // sums[M * 16][H * 16] = (start or 0) + rows * weight over k steps of 32 input channels. Sums lie sums_bytes from row to row, as do
 // rows row_bytes and weights weight_bytes. M * H is 3 or 4 where it can be: fewer leave the unit waiting for its own results.
@@ -222,11 +159,6 @@ template <>
 inline int64_t panel_depth<Bf16Tile>(int64_t) {
     return matrix::kDepth;
 }
-
-template <>
-struct MatrixUnit<Bf16Tile> {
-    const matrix::Unit unit;
-};
 
 template <>
 SPARSECONV_INLINE void run_pairs<Bf16Tile>(int64_t registers, const Panel<Bf16Tile>& panel, const Pair* pairs, int64_t n) {
