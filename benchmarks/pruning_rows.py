@@ -80,12 +80,12 @@ def both(channels: float, offsets: float) -> tuple[Stage, ...]:
 DENSE = Row("dense", "dense")
 TUNED = Row("dense, trained on", "dense")
 PRUNED = (
-    Row("channels 1/3", "channels", one("channels", 1 / 3)),
     Row("channels 1/4", "channels", one("channels", 1 / 4)),
     Row("channels 1/5", "channels", one("channels", 1 / 5)),
     Row("channels 1/6", "channels", one("channels", 1 / 6)),
     Row("offsets shared 1/2", "offsets", one("offsets shared", 1 / 2)),
     Row("offsets per layer 1/2", "offsets per layer", one("offsets", 1 / 2)),
+    Row("offsets per layer 2/5", "offsets per layer", one("offsets", 2 / 5)),
     Row("channels 1/4 + offsets 2/3", "channels + offsets", both(1 / 4, 2 / 3)),
     Row("vectors 1/2", "vectors", (Stage("vectors", 1 / 2, "magnitude"),)),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .. import nn as snn
-from ..formats import NMConv, NMLinear, pack_vectors, swap
+from ..formats import NMConv, NMLinear, fits_mma_sp, pack_vectors, swap
 from .calls import Forward, call, evaluating
 from .columns import aligned
 from .criteria import Criterion
@@ -27,6 +27,7 @@ from .permute import Permuted, permute_channels
 Model = TypeVar("Model", bound=nn.Module)
 Dense = snn.SparseConvolution | nn.Linear
 FULL = 0.75  # share of rows above which the vector-sparse kernel is not tried
+SPARSE_KERNELS = ("vectors", "mma_sp")  # of `NMConv`; on one device there is one of them
 GAIN = 0.95  # share of the dense kernels' time below which it is chosen
 
 
@@ -38,7 +39,8 @@ class NMLayer:
         name: of the module.
         shape: of its weight, [K, C_in / groups, C_out] or [C_out, C_in].
         choice: "dense" where the layer was left; "packed": stored N:M, computed by the dense kernels; "vectors": stored N:M,
-            computed by the kernel that leaves out rows of 16 output channels without a weight.
+            computed by the kernel that leaves out rows of 16 output channels without a weight; "mma_sp": stored 2:4, computed by
+            a GPU's sparse tensor cores.
         dense_bits, bits: of the weight before and after.
         ms: milliseconds by choice, medians on the inputs that this layer has in the network, measured in turns; empty without
             scans.
@@ -117,7 +119,7 @@ def to_nm(
     On a CPU a packed layer computes with the dense kernels on the weight that it decodes once, so it has their speed and their
     bits; what it saves is the file. With scans both are measured, and where masks are shared by 16 output channels (`outputs=16`)
     so that a quarter of the rows or more is gone, the vector-sparse kernel too: it is chosen where it took less than 0.95 of the
-    time.
+    time. On a GPU the same holds of its sparse tensor cores, for 2:4 in 16 bits with 32 n input and 16 m output channels.
 
     A state dict of the result loads into `to_nm(fresh_model, scans, criterion=Magnitude(), rounds=0)` with the same pattern and
     layers to ignore: what is loaded replaces whatever was packed.
@@ -171,9 +173,10 @@ def to_nm(
         for name, ms in _measure(model, packed, scans[0], forward, rounds).items():
             found[name] = replace(found[name], ms=ms)
             layer = packed[name]
-            if isinstance(layer, NMConv) and ms.get("vectors", math.inf) < GAIN * ms["packed"]:
-                layer.kernel = "vectors"
-                found[name] = replace(found[name], choice="vectors")
+            for kernel in SPARSE_KERNELS:
+                if isinstance(layer, NMConv) and ms.get(kernel, math.inf) < GAIN * ms["packed"]:
+                    layer.kernel = kernel
+                    found[name] = replace(found[name], choice=kernel)
     order = [name for name, module in model.named_modules() if name in found and isinstance(module, Dense)]
     report = NMReport(n, m, tuple(found[name] for name in order), tuple(permuted), torch.get_num_threads())
     return result, report
@@ -195,11 +198,10 @@ def _measure(
                 for form, clock in clocks.items():
                     layer = module if form == "dense" else other
                     if isinstance(layer, NMConv):
-                        layer.kernel = "vectors" if form == "vectors" else "dense"
-                    start = time.perf_counter()
-                    layer(*args, **kwargs)
+                        layer.kernel = form if form in SPARSE_KERNELS else "dense"
+                    took = _milliseconds(lambda layer=layer: layer(*args, **kwargs))  # type: ignore[misc]
                     if number:  # the first round decodes
-                        clock.append((time.perf_counter() - start) * 1e3)
+                        clock.append(took)
             if isinstance(other, NMConv):
                 other.kernel = "dense"
             times[name] = {form: median(clock) for form, clock in clocks.items()}
@@ -218,9 +220,24 @@ def _measure(
     return times
 
 
+def _milliseconds(call: Callable[[], Any]) -> float:
+    """Of one call, with the work that it leaves to a GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1e3
+
+
 def _forms(layer: nn.Module) -> tuple[str, ...]:
     """The forms to measure a packed layer in."""
-    if not isinstance(layer, NMConv) or layer.values.device.type != "cpu":
+    if not isinstance(layer, NMConv):
         return "dense", "packed"
+    if layer.values.device.type != "cpu":
+        shape, dtype = layer.packed.shape, layer.values.dtype
+        fits = layer.groups == 1 and fits_mma_sp(layer.n, layer.m, shape, dtype)
+        return ("dense", "packed", "mma_sp") if fits else ("dense", "packed")
     rows = pack_vectors(layer.decoded(), groups=layer.groups)
     return ("dense", "packed", "vectors") if rows.density <= FULL else ("dense", "packed")

@@ -223,6 +223,19 @@ def gather_gemm(
     )
 
 
+def gather_gemm_2to4(
+    features: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    bias: Tensor | None,
+    pairs: Tensor,
+    tap_offsets: Tensor,
+    out: Tensor,
+) -> None:
+    """`gather_gemm` on a GPU with a weight as `formats.mma_sp_operands` gives it."""
+    _native_cuda.gather_gemm_2to4(*gpu(features), features, values, metadata, bias, pairs, tap_offsets, out)
+
+
 def gather_outer(
     features: Tensor, grad_out: Tensor, pairs: Tensor, tap_offsets: Tensor, groups: int, grad_weight: Tensor
 ) -> None:

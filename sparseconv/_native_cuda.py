@@ -137,7 +137,7 @@ def gather_gemm_2to4(
     tap_offsets: Tensor,
     out: Tensor,
 ) -> None:
-    """`gather_gemm` with a weight that `_pack_2to4.pack_2to4` packed."""
+    """`_native.gather_gemm_2to4` over the plan of these pairs."""
     plan = row_plan(core, device, pairs, tap_offsets, out.shape[0])
     core.gather_gemm_2to4(
         device,

@@ -8,9 +8,11 @@ blocks and threads in another order, which must not change a bit. csrc/tools/che
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 import sparseconv
 from sparseconv import _native, _native_cuda, functional
 from sparseconv import nn as spnn
-from sparseconv._pack_2to4 import pack_2to4
+from sparseconv.formats import NMConv, mma_sp_operands, nm_mask, pack_nm
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 # Of the largest value: rounding of the result, and for TF32 of the operands.
@@ -178,7 +180,7 @@ def test_a_two_of_four_weight(c_in: int, c_out: int, dtype: torch.dtype, emulate
     fours = torch.randn(27, c_in // 4, 4, c_out).to(dtype)
     dropped = torch.rand(fours.shape).argsort(2) >= torch.randint(0, 3, (27, c_in // 4, 1, c_out))
     weight = fours.masked_fill(dropped, 0).flatten(1, 2)  # 0 to 2 of each 4 left
-    values, metadata = pack_2to4(weight)
+    values, metadata = mma_sp_operands(pack_nm(weight))
     results = [x.new_empty(kmap.n_out, c_out) for _ in range(2)]
     for seed, out in enumerate(results):
         _native_cuda.gather_gemm_2to4(
@@ -186,12 +188,48 @@ def test_a_two_of_four_weight(c_in: int, c_out: int, dtype: torch.dtype, emulate
         )
     assert torch.equal(*results)
     close(results[0], by_pairs(x.double(), weight.double(), bias.double(), kmap), TOLERANCE[dtype])
-    with pytest.raises(ValueError, match="at most 2"):
-        pack_2to4(torch.ones_like(weight))
     with pytest.raises(ValueError, match="32 n input"):
-        pack_2to4(weight[:, :16])
+        mma_sp_operands(pack_nm(weight[:, :16]))
     with pytest.raises(ValueError, match="float16"):
-        pack_2to4(weight.float())
+        mma_sp_operands(pack_nm(weight.float()))
+
+
+@pytest.mark.parametrize("dtype", TYPES[:2])
+@pytest.mark.parametrize("kind", ["SubMConv3d", "Conv3d"])
+def test_a_layer_with_a_two_of_four_weight(
+    kind: str, dtype: torch.dtype, on_emulated_gpu: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = getattr(spnn, kind)(32, 48, 3)
+    with torch.no_grad():
+        dense.weight *= nm_mask(dense.weight)
+    layer = NMConv(dense, kernel="mma_sp").to(dtype)
+    exact = copy.deepcopy(dense).to(dtype).double()
+    x = random_tensor(3, 120, 32, extent=8)
+    features, calls = x.features.to(dtype), []
+
+    def run(own: Any, dtype: torch.dtype) -> list[Tensor]:
+        leaf = features.to(dtype).requires_grad_()
+        out = own(x.replace(leaf)).features
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), (leaf, own.bias))]
+
+    wanted = run(exact, torch.float64)
+    kernel = _native.gather_gemm_2to4
+    monkeypatch.setattr(_native, "gather_gemm_2to4", lambda *a: (calls.append(1), kernel(*a))[1])
+    on_emulated_gpu(5)
+    found = run(layer, dtype)
+    assert calls == [1]
+    for got, want in zip(found, wanted, strict=True):
+        close(got, want, 4 * TOLERANCE[dtype])
+    on_emulated_gpu(6)
+    assert all(map(torch.equal, run(layer, dtype), found))
+    layer.kernel = "dense"
+    close(run(layer, dtype)[0], wanted[0], TOLERANCE[dtype])
+    assert len(calls) == 2
+    layer.kernel = "mma_sp"
+    with pytest.raises(
+        ValueError, match=r"\[N, 32\]"
+    ):  # what the kernel cannot take is refused as by a dense layer
+        layer(x.replace(features[:, :16]))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

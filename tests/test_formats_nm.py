@@ -28,7 +28,7 @@ from sparseconv.formats import (
     NMLinear,
     NMWeight,
     check_nm,
-    mma_sp_operand_a,
+    mma_sp_operands,
     nm_mask,
     pack_nm,
 )
@@ -203,7 +203,7 @@ def test_hostile_parts_are_refused() -> None:
         pack_nm(torch.zeros(1, 4, 4, dtype=torch.int32))
 
 
-# --- operand A of mma.sp ---------------------------------------------------------------------------------------------
+# --- operands of mma.sp ---------------------------------------------------------------------------------------------
 
 
 def mma_sp(a: torch.Tensor, metadata: torch.Tensor, b: torch.Tensor, selector: int) -> torch.Tensor:
@@ -221,25 +221,48 @@ def mma_sp(a: torch.Tensor, metadata: torch.Tensor, b: torch.Tensor, selector: i
     return dense @ b.double()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("c_in", "c_out"), [(32, 16), (64, 32), (20, 7), (100, 40)])
-def test_operand_a_multiplies_like_the_weight(c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    weight = masked((2, c_in, c_out), 2, 4, density=0.8).to(dtype)
-    a, metadata = mma_sp_operand_a(pack_nm(weight))
-    assert a.shape == (2, -(-c_out // 16), -(-c_in // 32), 32, 4, 2) and metadata.shape == a.shape[:4]
-    points = torch.zeros(a.shape[2] * 32, 8)
-    points[:c_in] = random_weight((c_in, 8), 5)
-    for selector, tap, tile in itertools.product((0, 1), range(2), range(a.shape[1])):
-        parts = [
-            mma_sp(a[tap, tile, k], metadata[tap, tile, k], points[32 * k : 32 * k + 32], selector)
-            for k in range(a.shape[2])
+def lanes(values: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Registers of a warp, as the kernel loads them: from values [16, 16] and words [16] of one tile."""
+    a = torch.stack(
+        [
+            torch.stack(
+                [
+                    values[g + 8 * (r % 2), 8 * (r // 2) + 2 * t :][:2] for r in range(4)
+                ]  # rows g, g + 8, then 8 columns on
+            )
+            for g in range(8)
+            for t in range(4)
         ]
-        expected = torch.zeros(16, 8, dtype=torch.float64)
-        rows = weight[tap, :, 16 * tile : 16 * tile + 16].t().double() @ points[:c_in].double()
-        expected[: len(rows)] = rows
-        close(torch.stack(parts).sum(0), expected, 1e-12)
-    with pytest.raises(ValueError, match="2:4"):
-        mma_sp_operand_a(pack_nm(weight.float()))
+    )
+    return a, torch.stack([words[2 * (lane // 4) + lane % 2] for lane in range(32)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("c_in", "c_out"), [(32, 16), (64, 32), (96, 48)])
+def test_operands_multiply_like_the_weight(c_in: int, c_out: int, dtype: torch.dtype) -> None:
+    weight = masked((2, c_in, c_out), 2, 4, density=0.8).to(dtype)
+    values, words = mma_sp_operands(pack_nm(weight))
+    assert values.shape == (2, c_out, c_in // 2) and words.shape == (2, c_out // 16, c_in // 32, 16)
+    points = random_weight((c_in, 8), 5)
+    for selector, tap, tile in itertools.product((0, 1), range(2), range(c_out // 16)):
+        rows = slice(16 * tile, 16 * tile + 16)
+        parts = [
+            mma_sp(
+                *lanes(values[tap, rows, 16 * k : 16 * k + 16], words[tap, tile, k]),
+                points[32 * k : 32 * k + 32],
+                selector,
+            )
+            for k in range(c_in // 32)
+        ]
+        close(torch.stack(parts).sum(0), weight[tap, :, rows].t().double() @ points.double(), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("c_in", "c_out", "dtype"), [(32, 16, torch.float32), (20, 16, torch.float16), (32, 7, torch.float16)]
+)
+def test_operands_that_do_not_fit(c_in: int, c_out: int, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="2:4 in float16 or bfloat16 with 32 n input and 16 m output"):
+        mma_sp_operands(pack_nm(masked((2, c_in, c_out), 2, 4, density=0.8).to(dtype)))
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------

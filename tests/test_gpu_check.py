@@ -61,10 +61,18 @@ def test_steps_are_written_down_as_they_end(gpu_check: ModuleType, tmp_path: Pat
 
 def test_the_benchmark_on_the_cpu(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
-    options = "--device cpu --scan simulated@2 --channels 8,16 --types bfloat16,float32 --rounds 2".split()
+    options = "--device cpu --scan simulated@2 --channels 8,32 --types bfloat16,float32 --rounds 2"
+    options = [*options.split(), "--networks", "VoxelBackbone8x,MinkUNet14", "--batches", "1,2"]
     report = gpu.main([*options, "--json", str(path)])
     assert json.loads(path.read_text()) == json.loads(json.dumps(report))
     rows = report["rows"]
-    assert [row["suite"] for row in rows] == ["maps"] * 3 + 2 * (["conv"] * 2 + ["network"] * 2)
+    layers = ["conv", "conv", "2:4"], ["conv", "conv"]  # sparse tensor cores take 16 bits
+    assert [row["suite"] for row in rows] == ["maps"] * 3 + layers[0] + ["network"] * 4 + layers[1] + [
+        "network"
+    ] * 4
     for row in rows:
         assert row["suite"] != "conv" or (row["agrees"] and row["floor ms"] > 0 and row["forward ms"] > 0)
+        assert row["suite"] != "2:4" or (row["agrees"] and row["forward ms, mma.sp"] > 0)
+        assert row["suite"] != "network" or min(row["training step ms"], row["forward ms"]) > 0
+    one, two = (row["voxels"] for row in rows if row.get("case") == "MinkUNet14" and row["type"] == "float32")
+    assert two == 2 * one

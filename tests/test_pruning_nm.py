@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -97,6 +98,28 @@ def test_output_channels_can_share_a_mask() -> None:
     assert torch.equal(unmeasured(x).features, new(x).features)
     with pytest.raises(ValueError, match="outputs must be"):
         pruning.NM(2, 4, outputs=0)
+
+
+@pytest.mark.parametrize(("took", "choice"), [((3.0, 2.0, 1.0), "mma_sp"), ((3.0, 1.0, 1.0), "packed")])
+def test_sparse_tensor_cores_are_chosen_where_they_were_faster(
+    took: tuple[float, ...],
+    choice: str,
+    on_emulated_gpu: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = spnn.Sequential(spnn.SubMConv3d(32, 16, 3)).bfloat16()
+    x = random_tensor(3, 60, 32, extent=6)
+    x = x.replace(x.features.bfloat16())
+    on_emulated_gpu(1)
+    clock = itertools.cycle(took)
+    monkeypatch.setattr(pruning.nm, "_forms", lambda layer: ("dense", "packed", "mma_sp"))
+    monkeypatch.setattr(pruning.nm, "_milliseconds", lambda call: (call(), next(clock))[1])
+    new, report = pruning.to_nm(model, [x], criterion=pruning.Magnitude(), rounds=2)
+    assert report["0"].choice == choice and dict(report["0"].ms) == dict(
+        zip(("dense", "packed", "mma_sp"), took, strict=True)
+    )
+    assert new[0].kernel == ("mma_sp" if choice == "mma_sp" else "dense")
+    close(new(x).features.double(), new.double()(x.replace(x.features.double())).features, 2e-2)
 
 
 def test_to_nm_refuses_and_ignores() -> None:

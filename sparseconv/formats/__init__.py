@@ -8,7 +8,7 @@ from .eie_linear import EIELinear
 from .layer import PackedLayer
 from .nm import NMWeight, check_nm, nm_mask, pack_nm
 from .nm_layers import NMConv, NMLinear
-from .nm_mma import mma_sp_operand_a
+from .nm_mma import fits_mma_sp, mma_sp_operands
 from .permutation import kept_magnitude, search_permutation
 from .quantized import QuantizedWeight, quantize_weight
 from .quantized_layers import QuantizedConv, QuantizedLinear, quantize
@@ -34,10 +34,11 @@ __all__ = [
     "VectorWeight",
     "check_nm",
     "expected_filler_rate",
+    "fits_mma_sp",
     "kept_magnitude",
     "kmeans_1d",
     "magnitude_mask",
-    "mma_sp_operand_a",
+    "mma_sp_operands",
     "nm_mask",
     "pack_eie",
     "pack_nm",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from .. import nn as snn
+from ..ops.two_of_four import runs_on
 from ..ops.vectors import vector_conv
 from ..pairs import KernelMap
 from .layer import (
@@ -23,6 +24,7 @@ from .layer import (
     check_rows,
 )
 from .nm import NMWeight, decode_nm, pack_nm
+from .nm_mma import fits_mma_sp, mma_sp_operands
 from .vectors import pack_vectors
 
 
@@ -72,22 +74,22 @@ class _NM(PackedLayer):
         return f"{super().extra_repr()}, {self.n}:{self.m}"
 
 
-KERNELS = ("dense", "vectors")
+KERNELS = ("dense", "vectors", "mma_sp")
 
 
 class NMConv(_NM, PackedConv):
     """A convolution with an N:M weight, which it decodes once.
 
     With the dense kernels files become smaller and the speed stays. With the vector-sparse kernel, which leaves out rows of 16
-    output
-    channels that are all zero, masks that 16 output channels share pay: what is stored is the same. Both equal the dense layer
-    bit for bit, but for the sign of zeros; input and bias have gradients, the packed weight none.
+    output channels that are all zero, masks that 16 output channels share pay: what is stored is the same. Both equal the dense
+    layer bit for bit, but for the sign of zeros. With sparse tensor cores 2:4 in 16 bits does half of the products, in another
+    order. Input and bias have gradients, the packed weight none.
 
     Args:
         layer: any convolution of `sparseconv.nn`, whose weight is N:M.
         n, m: the pattern.
-        kernel: "dense", or "vectors" (on a CPU; elsewhere the dense kernels compute). An attribute of the layer, not of its
-            state.
+        kernel: "dense", "vectors" (on a CPU), or "mma_sp" (on a GPU, where `formats.fits_mma_sp` holds and there is one group);
+            the dense kernels compute where it cannot. An attribute of the layer, not of its state.
 
     Raises:
         ValueError: a weight that is not N:M; the message says where.
@@ -99,12 +101,17 @@ class NMConv(_NM, PackedConv):
             raise ValueError(f"NMConv: kernel must be one of {KERNELS}, got {kernel!r}")
         self.kernel = kernel
         self._rows: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._operands: tuple[Tensor, Tensor, Tensor] | None = None
         self._hold(_packed(layer, n, m))
 
     def multiply(self, features: Tensor, pairs: KernelMap) -> Tensor:
         """See `KernelLayer.multiply`."""
         weight = self.decoded()
-        if self.kernel == "dense" or features.device.type != "cpu" or torch.compiler.is_compiling():
+        if self.kernel == "mma_sp" and not torch.compiler.is_compiling():
+            cast, bias = autocast(features, self.bias)
+            if self._takes_mma_sp(cast, weight, bias, pairs):
+                return self._mma_sp(cast, weight, bias, pairs)
+        if self.kernel != "vectors" or features.device.type != "cpu" or torch.compiler.is_compiling():
             name = type(self).__name__
             return functional.conv(features, weight, self.bias, pairs, groups=self.groups, name=name)
         features, bias = autocast(features, self.bias)
@@ -132,6 +139,42 @@ class NMConv(_NM, PackedConv):
             reverse_flip,
         )
 
+    def _takes_mma_sp(self, features: Tensor, weight: Tensor, bias: Tensor | None, pairs: KernelMap) -> bool:
+        """Whether sparse tensor cores compute this; what does not fit at all is the dense layer's to refuse."""
+        return (
+            self.groups == 1
+            and fits_mma_sp(self.n, self.m, self._shape, weight.dtype)
+            and features.ndim == 2
+            and features.shape[1] == self.in_channels
+            and features.dtype == weight.dtype
+            and (bias is None or bias.dtype == weight.dtype)
+            and features.device == weight.device
+            and features.shape[0] == pairs.n_in
+            and runs_on(features)
+        )
+
+    def _mma_sp(self, features: Tensor, weight: Tensor, bias: Tensor | None, pairs: KernelMap) -> Tensor:
+        kept = self._operands  # values and places as the kernel reads them, until the weight is decoded anew
+        if kept is None or kept[0] is not weight:
+            self._operands = kept = (weight, *mma_sp_operands(self.packed))
+        reverse_pairs = reverse_offsets = None
+        reverse_flip = False
+        if features.requires_grad and torch.is_grad_enabled():
+            reverse_pairs, reverse_offsets, reverse_flip = pairs.reverse_arrays()
+        out: Tensor = torch.ops.sparseconv.two_of_four_conv(
+            features,
+            bias,
+            *kept[1:],
+            weight,
+            pairs.pairs,
+            pairs.tap_offsets,
+            reverse_pairs,
+            reverse_offsets,
+            pairs.n_out,
+            reverse_flip,
+        )
+        return out
+
     def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows of the decoded weight that are not zero, kept until it is decoded anew."""
         kept = self._rows
@@ -141,7 +184,7 @@ class NMConv(_NM, PackedConv):
         return kept[1:]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rows": None}
+        return {**super().__getstate__(), "_rows": None, "_operands": None}
 
     def extra_repr(self) -> str:
         """The convolution's words, the pattern, and the kernel."""
