@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_cases import Clock, measure_layer, measure_maps, measure_network, measure_rates, measure_two_of_four
-from scans import open_scan
+from scans import Scan, open_scan
 
 import sparseconv
 
@@ -47,34 +47,50 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     device = torch.device(given.device)
     if device.type == "cuda" and not (torch.cuda.is_available() and sparseconv.show_config()["cuda"]):
         raise SystemExit("gpu.py: no GPU here, or sparseconv was built without CUDA")
-    clock = Clock(device, given.rounds)
     scans = [scan for name in given.scan or ["simulated@0.1"] for scan in open_scan(name, 0.1)]
-    rows, rates = [], {}
-    for scan in scans:
-        rows += measure_maps(scan, clock)
-    for label in given.types.split(","):
-        torch.set_float32_matmul_precision("high" if label == "tf32" else "highest")
-        dtype = TYPES[label]
-        rates[label] = measure_rates(clock, dtype)
-        for scan in scans:
-            for channels in map(int, given.channels.split(",")):
-                rows.append({"type": label, **measure_layer(scan, channels, dtype, clock, rates[label])})
-                sparse = measure_two_of_four(scan, channels, dtype, clock)
-                rows += [{"type": label, **sparse}] if sparse else []
-            for name, batch in product(given.networks.split(","), map(int, given.batches.split(","))):
-                rows.append({"type": label, **measure_network(name, scan, dtype, clock, batch)})
-    torch.set_float32_matmul_precision("highest")
-    report = {
+    report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "rates": rates,
-        "rows": rows,
+        "rates": {},
+        "rows": [],
     }
-    for row in rows:
+    for row in measure(given, scans, Clock(device, given.rounds), report["rates"]):
+        report["rows"].append(row)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+        if given.json:  # after each row: the machine may go away
+            given.json.write_text(json.dumps(report, indent=1) + "\n")
     return report
+
+
+def measure(
+    given: argparse.Namespace, scans: Sequence[Scan], clock: Clock, rates: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """All rows, one after the other; puts the rates of each type into `rates`. Whole networks come last: they take longest."""
+    labels = given.types.split(",")
+    for scan in scans:
+        yield from measure_maps(scan, clock)
+    for label, dtype in of_types(labels):
+        rates[label] = measure_rates(clock, dtype)
+        for scan, channels in product(scans, map(int, given.channels.split(","))):
+            yield {"type": label, **measure_layer(scan, channels, dtype, clock, rates[label])}
+            sparse = measure_two_of_four(scan, channels, dtype, clock)
+            if sparse is not None:
+                yield {"type": label, **sparse}
+    batches = [int(batch) for batch in given.batches.split(",")]
+    for label, dtype in of_types(labels):
+        for scan, name, batch in product(scans, given.networks.split(","), batches):
+            yield {"type": label, **measure_network(name, scan, dtype, clock, batch)}
+
+
+def of_types(labels: Sequence[str]) -> Iterator[tuple[str, torch.dtype]]:
+    """Each label with its type, float32 products in TF32 or not meanwhile."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        for label in labels:
+            torch.set_float32_matmul_precision("high" if label == "tf32" else "highest")
+            yield label, TYPES[label]
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 if __name__ == "__main__":
