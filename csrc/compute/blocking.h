@@ -26,7 +26,8 @@
 //   second-level cache. Both sum a pair's odd channel first, so the bits are the same. A block's sums are float32 and rounded when it is
 //   complete, into rows that the first tap has prefetched.
 // - With a matrix unit (AMX) bfloat16 goes through matrix_tile.h: 0.80, 0.46, 0.32, 0.26, 0.25, 0.27 of float32's time at C = 16, 32, 64,
-//   96, 128, 256 (a Xeon of 2024), where pairs take 1.4, 1.4, 1.6, 1.6, 1.5, 1.3. 16 x 64 sums a tile beat 32 x 32 (1.3 times the
+//   96, 128, 256 (a Xeon of 2024), where pairs take 1.4, 1.4, 1.6, 1.6, 1.5, 1.3 and widened rows
+//   1.1, 1.05, 1.1, 1.07, 1.02, 0.96: pairs are not used on such processors. 16 x 64 sums a tile beat 32 x 32 (1.3 times the
 //   time at C = 128): a block has some 100 pairs a tap, and a tile of 32 rows wastes more of its last. Blocks of 1024 to 4096 rows
 //   change nothing.
 // - Panels go outside tiles, and the input channels of a panel are cut so that it stays in the first-level cache: else

@@ -97,8 +97,8 @@ void relu_bf16(const Cpu&, int64_t n, const void* x, void* out);
 // What cpu.threads cores reach together in a loop of fused multiply-adds that touches registers only, float32.
 double fma_peak_gflops(const Cpu&);
 
-// "amx", "avx512bf16", "avx512", "avx2" or "generic": the best the processor has, or the lower one that the environment variable
-// SPARSECONV_ISA names. Throws std::invalid_argument for an unknown name and for one that this processor or this build does not have.
+// "amx", "avx512bf16", "avx512", "avx2" or "generic": what is fastest on the processor, or what it has too and the environment
+// variable SPARSECONV_ISA names. Throws std::invalid_argument for an unknown name and for one that this processor or this build does not have.
 const char* instruction_set();
 
 }  // namespace sparseconv

@@ -42,7 +42,7 @@ auto with_operand(Scalar scalar, const ConvShape& s, const F& f) {
         if (scalar == Scalar::bf16 && pairs_up(s) && s.c_in / s.groups >= 16) return f(Bf16Tile{});
     }
 #endif
-    if constexpr (P != Pairing::none) {
+    if constexpr (P == Pairing::vectors) {
         if (scalar == Scalar::bf16 && pairs_up(s)) return f(Bf16Pair{});
     }
     return with_scalar(scalar, f);
