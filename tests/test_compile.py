@@ -92,6 +92,22 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x.features, line.codes, line.table, line.scales, bias, 5, 8, 32),
             (x.features[:0], line.codes, line.table, line.scales, None, 5, 8, 32),
         ],
+        "two_of_four_conv": [  # on a CPU: by the dense weight, which stands in for its other form too
+            (x.features, bias, weight.detach(), offsets, weight.detach(), *arrays, down.n_out, False),
+            (
+                x.features,
+                None,
+                weight.detach(),
+                offsets,
+                weight.detach(),
+                *arrays[:2],
+                None,
+                None,
+                down.n_out,
+                False,
+            ),
+            (x.features, bias, weight.detach(), offsets, weight.detach(), *mirrored, same.n_out, True),
+        ],
         "vector_conv": [
             (x.features, rows, bias, *lists, *arrays, down.n_out, 5, 1, False),
             (x.features, rows, None, *lists, *arrays[:2], None, None, down.n_out, 5, 1, False),

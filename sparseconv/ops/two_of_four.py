@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolution with a 2:4 weight on a GPU's sparse tensor cores; the gradient of the input runs over the dense weight.
 
-The weight travels twice: as `formats.mma_sp_operands` gives it, and dense, [K, C_in, C_out]. It has no gradient.
+The weight travels twice: as `formats.mma_sp_operands` gives it, and dense, [K, C_in, C_out]. It has no gradient. Where sparse
+tensor cores do not run, the dense kernels compute.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TYPES = (torch.float16, torch.bfloat16)
 
 
 def runs_on(features: Tensor) -> bool:
-    """Whether there is a kernel for these."""
+    """Whether sparse tensor cores take these."""
     return _native.on_gpu(features) and features.dtype in TYPES
 
 
@@ -36,13 +37,13 @@ def _two_of_four_conv(
     n_out: int,
     reverse_flip: bool,
 ) -> Tensor:
-    if not runs_on(features):
-        raise ValueError(
-            f"two_of_four_conv runs on a GPU in 16 bits, got {features.dtype} on {features.device}"
-        )
     out = features.new_empty(n_out, weight.shape[2])
     bias = None if bias is None else bias.contiguous()
-    _native.gather_gemm_2to4(features.contiguous(), values, metadata, bias, pairs, tap_offsets, out)
+    features = features.contiguous()
+    if runs_on(features):
+        _native.gather_gemm_2to4(features, values, metadata, bias, pairs, tap_offsets, out)
+    else:
+        _native.gather_gemm(features, weight, bias, pairs, tap_offsets, 1, False, False, out)
     return out
 
 
@@ -64,9 +65,13 @@ class _TwoOfFourConv(torch.autograd.Function):
         weight, pairs, tap_offsets, reverse_pairs, reverse_offsets = ctx.saved_tensors
         grad_features = grad_bias = None
         if ctx.needs_input_grad[0]:
+            flip = ctx.flip
+            if reverse_pairs is None:
+                reverse = torch.ops.sparseconv.reverse_pairs.default
+                (reverse_pairs, reverse_offsets), flip = reverse(pairs, tap_offsets, ctx.n_in), False
             grad_features = torch.ops.sparseconv.gather_gemm.default(
                 grads[0], weight, None, reverse_pairs, reverse_offsets, pairs, tap_offsets,
-                ctx.n_in, 1, True, ctx.flip, False,
+                ctx.n_in, 1, True, flip, False,
             )  # fmt: skip
         if ctx.needs_input_grad[1]:
             grad_bias = torch.ops.sparseconv.column_sum.default(grads[0])
