@@ -66,7 +66,7 @@ format: $(STAMPS)/dev  ## Format everything in place
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
-bench: setup-dev  ## Measure beside spconv on simulated and real scans, about 12 minutes; BENCH_ARGS=--quick takes one
+bench: setup-dev  ## Measure beside spconv on simulated and real scans, about 20 minutes; BENCH_ARGS=--quick takes one
 	$(PY) benchmarks/throughput.py --via spconv-api $(if $(SCAN),--scan "$(SCAN)") --output benchmarks/results $(BENCH_ARGS)
 
 bench-native: setup-dev $(if $(SCAN),,build/simulated.bin)  ## Measure the kernels without Python; SCAN=file.bin on a real scan

@@ -62,9 +62,8 @@ def find_duplicate(
     """
     if len(coords) < 2:
         return None
-    layout = _native.key_layout(
-        *(bounds or bounds_of(coords))
-    )  # on a GPU too: refuses what no map could be built of
+    # On a GPU too: refuses what no map could be built of.
+    layout = _native.key_layout(*(bounds or bounds_of(coords)))
     if _native.on_gpu(coords):
         return _cuda_sites.find_duplicate(coords, repeat)
     keys, rows = sorted_keys(coords, layout, [1] * coords.shape[1])

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The packed weight: [tap][group][panel][c_in / groups][columns of the panel], in the accumulation type, or pairs of input channels in
-// words of its size, for the matrix unit as many as 32 input channels divide. The registers of columns are spread evenly over as few panels as hold them; columns beyond c_out are zero.
+// words of its size, for the matrix unit filled up to a multiple of 16 words. The registers of columns are spread evenly over as few
+// panels as hold them; columns beyond c_out are zero.
 #pragma once
 
 #include "blocking.h"
@@ -12,8 +13,8 @@ namespace sparseconv::SPARSECONV_ISA {
 template <class A>
 struct PackedWeight {
     static constexpr int width = Simd<A>::width;
-    int64_t k, rows, columns, all_registers,
-        panels;  // of one group; k in operands of `elements` input channels, rows in steps of them
+    // Of one group; k in operands of `elements` input channels, rows in steps of them.
+    int64_t k, rows, columns, all_registers, panels;
 
     explicit PackedWeight(const ConvShape& s, int elements = 1, int step = 1)
         : k(s.c_in / s.groups / elements),
